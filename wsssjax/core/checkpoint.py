@@ -1,0 +1,75 @@
+"""Training state on disk (Orbax), with the position of the data loader beside it."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import flax.serialization
+import jax
+import numpy as np
+
+from wsssjax.core import parallel
+from wsssjax.core.state import TrainState
+
+KEEP = 2
+
+
+def _manager(folder):
+    import orbax.checkpoint as ocp  # a second to import; a skipped step never pays it
+
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=KEEP, enable_async_checkpointing=False, cleanup_tmp_directories=True)
+    return ocp, ocp.CheckpointManager(os.path.abspath(folder), options=options)
+
+
+def _tree(state: TrainState) -> dict:
+    """Nested dicts of host arrays: a checkpoint must not remember how many devices made it."""
+    tree = flax.serialization.to_state_dict(parallel.to_host(state))
+    return jax.tree.map(np.asarray, tree)
+
+
+def save(folder: str | os.PathLike, state: TrainState, position) -> None:
+    """Writes state and loader position under `folder/<step>`; the two newest are kept.
+
+    position: any JSON value. A kill while writing leaves the checkpoint before as the newest.
+    OSError when the disk is full.
+    """
+    ocp, manager = _manager(folder)
+    step = int(state.step)
+    try:
+        manager.save(step, args=ocp.args.Composite(
+            state=ocp.args.StandardSave(_tree(state)),
+            loader=ocp.args.JsonSave({"position": position})), force=True)
+        manager.wait_until_finished()
+    except (ValueError, RuntimeError) as error:  # tensorstore reports a full disk as ValueError
+        reason = str(error).splitlines()[0][:200]
+        raise OSError(f"{folder}: cannot write the checkpoint of step {step}: {reason}") from error
+    finally:
+        manager.close()
+
+
+def restore(folder: str | os.PathLike, state: TrainState):
+    """(state, position) of the newest checkpoint under `folder`, or None where there is none.
+
+    state: what `init` gives; its tree, shapes and dtypes are what the checkpoint must hold.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir() or not any(p.name.isdigit() for p in folder.iterdir()):
+        return None
+    ocp, manager = _manager(folder)
+    try:
+        step = manager.latest_step()
+        if step is None:
+            return None
+        want = _tree(state)
+        loaded = manager.restore(step, args=ocp.args.Composite(
+            state=ocp.args.StandardRestore(want), loader=ocp.args.JsonRestore()))
+    except Exception as error:  # noqa: BLE001  (Orbax raises many kinds for a damaged folder)
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{folder / str(step)}: cannot read this checkpoint ({reason}); "
+                         "delete that folder to go on from the one before") from error
+    finally:
+        manager.close()
+    tree = jax.tree.map(np.asarray, loaded.state)
+    return flax.serialization.from_state_dict(state, tree), loaded.loader["position"]

@@ -1,0 +1,122 @@
+"""Files that are either whole or not there, and the few text formats that all stages read."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator
+
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
+_TEMPORARY = ".wsssjax-tmp"
+
+
+@contextlib.contextmanager
+def atomic(path: str | os.PathLike, mode: str = "wb") -> Iterator:
+    """A file object whose content appears under `path` only when the block ends without error.
+
+    A kill leaves the old file, the new one, or a temporary file that `sweep` removes.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
+    encoding = None if "b" in mode else "utf-8"
+    try:
+        with open(temporary, mode, encoding=encoding) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sweep(folder: str | os.PathLike) -> None:
+    """Removes what a killed run left half written below `folder`."""
+    for path in pathlib.Path(folder).rglob(f".*{_TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, value) -> None:
+    """Writes `value` with sorted keys: the same value gives the same bytes."""
+    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    with atomic(path, "w") as file:
+        file.write(text)
+
+
+def read_json(path: str | os.PathLike):
+    """The value in a JSON file; ValueError names the file and the place where it is broken."""
+    try:
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); write it again") from None
+
+
+def read_ids(path: str | os.PathLike) -> list[str]:
+    """The ids of a list file in their order: one a line, blank lines dropped, none twice."""
+    try:
+        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a text file; want one image id a line") from None
+    ids, seen = [], set()
+    for number, line in enumerate(lines, 1):
+        name = line.strip()
+        if not name:
+            continue
+        if name in seen:
+            raise ValueError(f"{path}, line {number}: id {name!r} stands twice; keep one of them")
+        if " " in name or "/" in name or "\0" in name:
+            raise ValueError(f"{path}, line {number}: {name!r} is no id; want one id a line")
+        seen.add(name)
+        ids.append(name)
+    if not ids:
+        raise ValueError(f"{path}: holds no id; want one image id a line")
+    return ids
+
+
+def photo_paths(source: str | os.PathLike) -> dict[str, pathlib.Path]:
+    """Photos by id, sorted by id. `source`: a folder of JPEG and PNG, or a text file of paths.
+
+    Relative paths in a list file count from the folder of the list.
+    """
+    source = pathlib.Path(source)
+    if source.is_dir():
+        found = sorted(p for p in source.iterdir() if p.suffix.lower() in PHOTO_SUFFIXES)
+    elif source.is_file():
+        try:
+            lines = source.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise ValueError(f"{source}: want a folder of photos or a text file of paths") from None
+        found = [source.parent / line.split()[0] for line in lines if line.strip()]
+    else:
+        raise FileNotFoundError(f"{source}: no such folder or list of photos")
+    paths: dict[str, pathlib.Path] = {}
+    for path in found:
+        if path.stem in paths:
+            raise ValueError(f"{path}: the id {path.stem!r} is taken by {paths[path.stem].name}")
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such photo (named in {source})")
+        paths[path.stem] = path
+    if not paths:
+        raise ValueError(f"{source}: holds no photo; want files ending in .jpg, .jpeg or .png")
+    return dict(sorted(paths.items()))
+
+
+def hash_ids(ids: Iterable[str]) -> str:
+    """Sixteen hex digits that change when an id or the order changes."""
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+
+
+def hash_file(path: str | os.PathLike) -> str:
+    """Sixteen hex digits of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def hash_value(value) -> str:
+    """Sixteen hex digits of a JSON value, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

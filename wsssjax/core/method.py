@@ -1,0 +1,18 @@
+"""What the train loop knows of a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Method(NamedTuple):
+    """init: (key) → TrainState, pretrained weights already in it.
+    step: (state, batch, key) → (state, {name: float32 scalar}), written for one device.
+    predict: (variables, image_bhwc) → the method's raw output (class maps, logits).
+    loader: () → endless iterator over host batches with `get_state` and `set_state`."""
+
+    init: Callable
+    step: Callable
+    predict: Callable
+    loader: Callable

@@ -1,0 +1,139 @@
+"""A recipe: named steps with inputs. Runs what is missing, skips what is done and unchanged.
+
+Every step owns the folder `<workdir>/<step>/`: its artifact, `config.json` (written first) and
+`manifest.json` (written last, so a step without one is unfinished and goes on where it stopped).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import pathlib
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from wsssjax.core import files
+from wsssjax.core.config import near
+
+PACKAGES = ("wsssjax", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+class Step(NamedTuple):
+    """name: also its folder.  run: (folder, {input name: its folder}) → None.  inputs: names of
+    earlier steps.  config: JSON values that its result depends on.  ids: image ids it works on.
+    batch: rows per device, 0 where nothing is trained.  outputs: files it leaves outside its
+    folder, relative to the workdir."""
+
+    name: str
+    run: Callable
+    inputs: tuple[str, ...] = ()
+    config: dict = {}
+    ids: Callable[[], list[str]] | None = None
+    batch: int = 0
+    outputs: tuple[str, ...] = ()
+
+
+class Context(NamedTuple):
+    """What is the same for all steps of a run."""
+
+    workdir: pathlib.Path
+    classes: tuple[str, ...]
+    seed: int
+    devices: int
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result may depend on."""
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return found | {"python": platform.python_version(), "machine": platform.machine()}
+
+
+def _identity(step: Step, context: Context, done: dict[str, str]) -> dict:
+    return {
+        "config_hash": files.hash_value(step.config),
+        "inputs": {name: done[name] for name in step.inputs},
+        "classes": list(context.classes),
+        "devices": context.devices if step.batch else 0,
+        "device_batch": step.batch,
+        "seed": context.seed,
+    }
+
+
+def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """Names of the fields in which two nested dicts differ, `a.b: 1 -> 2`."""
+    out = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            out += _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            out.append(f"{prefix}{key}: {a!r} -> {b!r}")
+    return out
+
+
+def _check_unchanged(folder: pathlib.Path, step: Step, identity: dict) -> bool:
+    """True when the step is done; ValueError when what lies there was made with other settings."""
+    begun = folder / "config.json"
+    if not begun.is_file():
+        return False
+    old = files.read_json(begun)
+    changed = _differences(old["config"], step.config)
+    changed += _differences(old["identity"], identity)
+    changed = [c for c in changed if not c.startswith("config_hash")]
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise ValueError(
+            f"{folder}: made with other settings ({changed[0][:160]}{more}); make it again with "
+            f"--redo={step.name}, or use another --workdir")
+    outputs = [folder.parent / name for name in step.outputs]
+    return (folder / "manifest.json").is_file() and all(p.is_file() for p in outputs)
+
+
+def _downstream(steps: list[Step], first: set[str]) -> set[str]:
+    """The named steps and all that follow from them."""
+    found = set(first)
+    for step in steps:
+        if found & set(step.inputs):
+            found.add(step.name)
+    return found
+
+
+def run(steps: list[Step], context: Context, *, redo: tuple[str, ...] = (), say=print) -> list[str]:
+    """Runs the steps in their order; returns the names of those that had something to do.
+
+    redo: steps to make again, with everything that follows from them; `all` for the lot.
+    say: takes one line of text for the person who waits.
+    """
+    names = [step.name for step in steps]
+    for name in redo:
+        if name not in (*names, "all"):
+            raise ValueError(f"--redo={name}: no such step{near(name, names)}")
+    again = set(names) if "all" in redo else _downstream(steps, set(redo))
+    done: dict[str, str] = {}
+    worked = []
+    for number, step in enumerate(steps, 1):
+        folder = context.workdir / step.name
+        identity = _identity(step, context, done)
+        if step.name in again and folder.exists():
+            shutil.rmtree(folder)
+        done[step.name] = files.hash_value(identity)
+        if _check_unchanged(folder, step, identity):
+            continue
+        say(f"[{number}/{len(steps)}] {step.name}")
+        _run_step(step, folder, context, identity)
+        worked.append(step.name)
+    return worked
+
+
+def _run_step(step: Step, folder: pathlib.Path, context: Context, identity: dict) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    files.sweep(folder)
+    files.write_json(folder / "config.json", {"config": step.config, "identity": identity})
+    start = time.monotonic()
+    step.run(folder, {name: context.workdir / name for name in step.inputs})
+    ids = step.ids() if step.ids else []
+    manifest = {"step": step.name, "id_count": len(ids), "id_hash": files.hash_ids(ids),
+                "versions": versions(), "wall_s": round(time.monotonic() - start, 2)}
+    files.write_json(folder / "manifest.json", identity | manifest)

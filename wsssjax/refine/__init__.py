@@ -1,0 +1,1 @@
+"""Stage 2: label maps to better label maps."""

@@ -1,0 +1,191 @@
+"""What a run folder holds, read and checked before anything is drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+
+import pyarrow
+import pyarrow.parquet
+
+from wsssjax.core import files
+
+_NUMBER, _TEXT, _COUNTS, _SCORES = "a number", "text", "counts by class", "scores by class"
+_SCORED = {"method": _TEXT, "supervision": _TEXT, "miou": _NUMBER, "iou": _SCORES}
+# What results.json may hold; every part may be missing, none may be of another type.
+_RESULTS = {
+    "title": _TEXT,
+    "classes": "a list of names",
+    "labels": {"*": _SCORED},
+    "context": {"*": {"*": {"ratio": _NUMBER, "iou": _NUMBER}}},
+    "saliency": {"*": _NUMBER},
+    "histogram": {"edges": "a list of numbers", "counts": {"*": "a list of numbers"}},
+    "selection": {
+        "count": _NUMBER, "quota": _COUNTS, "taken": _COUNTS, "counts": _COUNTS,
+        "selected_miou": _NUMBER, "rest_miou": _NUMBER, "random_miou": _NUMBER,
+        "single_class_share": _NUMBER,
+    },
+    "arms": {"*": _SCORED | {"labelled": _NUMBER, "mask_ratio": "a list of [step, value]"}},
+}
+_GALLERY = {"image_root": _TEXT, "truth_root": _TEXT, "best": "a list of names",
+            "worst": "a list of names", "borderline": "a list of names"}
+_MANIFEST = {"device_batch": _NUMBER, "wall_s": _NUMBER, "id_count": _NUMBER}
+_PAIR_COLUMNS = ("id", "iou", "rank", "selected")
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One step's folder: what it was told, what it did, what it logged; each may be missing."""
+
+    name: str
+    config: dict | None
+    manifest: dict | None
+    metrics: tuple[dict, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run folder in memory, except for its pictures."""
+
+    folder: pathlib.Path
+    results: dict
+    config: dict | None
+    steps: tuple[Step, ...]
+    gallery: dict
+    pairs: dict[str, dict]  # by image id: iou of the two labels, rank, selected; empty: no selection
+
+
+def read_run(folder) -> Run:
+    """The run under `folder`; ValueError names the first file that is broken, OSError a missing one.
+
+    A recipe's folder holds results.json and one folder a step; a single training holds
+    metrics.jsonl and config.json itself and is read as one step.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; --run wants the --workdir of a run")
+    results = _read_object(folder / "results.json", _RESULTS) or {}
+    own = _read_step(folder, "training")
+    inner = [_read_step(path, path.name) for path in sorted(folder.iterdir()) if path.is_dir()]
+    steps = [step for step in inner if step.config or step.manifest or step.metrics]
+    if own.metrics or (own.manifest and not steps):
+        steps.append(own)
+    if not (results or steps or own.config):
+        raise ValueError(f"{folder}: holds no results.json, metrics.jsonl or step folder; "
+                         "--run wants the --workdir of a run")
+    gallery = _read_object(folder / "evaluate" / "gallery.json", _GALLERY) or {}
+    for name in (n for group in ("best", "worst", "borderline") for n in gallery.get(group, ())):
+        if not name or "/" in name or "\\" in name or "\0" in name:
+            raise ValueError(f"{folder / 'evaluate' / 'gallery.json'}: {name!r} is no image id; "
+                             "want a file name without folder and suffix")
+    return Run(folder, results, own.config, tuple(_in_order(steps)), gallery,
+               _read_pairs(folder / "select" / "selection.parquet"))
+
+
+def _read_step(folder: pathlib.Path, name: str) -> Step:
+    return Step(name, _read_object(folder / "config.json", {}),
+                _read_object(folder / "manifest.json", _MANIFEST),
+                _read_metrics(folder / "metrics.jsonl"))
+
+
+def _read_object(path: pathlib.Path, shape: dict) -> dict | None:
+    if not path.exists():
+        return None
+    value = files.read_json(path)
+    _check(value, shape, str(path), "")
+    return value
+
+
+def _check(value, shape, path: str, where: str) -> None:
+    """Raises for the first entry of `value` whose type is not the one that `shape` names."""
+    if value is None and where:  # null: known to be unknown
+        return
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            raise ValueError(f"{path}: {where or 'the file'} is {_short(value)}; want an object")
+        for name, entry in value.items():
+            inner = shape.get(name, shape.get("*"))
+            if inner is not None:
+                _check(entry, inner, path, f"{where}.{name}" if where else name)
+    elif not _IS[shape](value):
+        raise ValueError(f"{path}: {where} is {_short(value)}; want {shape}")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_numbers(value) -> bool:
+    return isinstance(value, list) and all(map(_is_number, value))
+
+
+_IS = {
+    _NUMBER: _is_number,
+    _TEXT: lambda value: isinstance(value, str),
+    _COUNTS: lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
+    _SCORES: lambda value: isinstance(value, dict) and all(
+        v is None or _is_number(v) for v in value.values()),
+    "a list of names": lambda value: isinstance(value, list) and all(
+        isinstance(v, str) for v in value),
+    "a list of numbers": _is_numbers,
+    "a list of [step, value]": lambda value: isinstance(value, list) and all(
+        _is_numbers(pair) and len(pair) == 2 for pair in value),
+}
+
+
+def _short(value) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _read_metrics(path: pathlib.Path) -> tuple[dict, ...]:
+    """One dict a logged step; a last line without its newline is still being written, so left out."""
+    if not path.exists():
+        return ()
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a text file; want one JSON object a line") from None
+    rows = []
+    for number, line in enumerate(lines[:-1], 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: {_short(line)} is no JSON object; "
+                             "delete the line or train again")
+        rows.append(row)
+    return tuple(rows)
+
+
+def _read_pairs(path: pathlib.Path) -> dict[str, dict]:
+    if not path.exists():
+        return {}
+    try:
+        # Opened here: given a path, pyarrow would take a folder of that name for a data set.
+        with open(path, "rb") as file:
+            parquet = pyarrow.parquet.ParquetFile(file)
+            missing = [n for n in ("id", "iou") if n not in parquet.schema_arrow.names]
+            if missing:
+                raise ValueError(f"{path}: has no column {missing[0]!r}; run select again")
+            names = [n for n in _PAIR_COLUMNS if n in parquet.schema_arrow.names]
+            rows = parquet.read(columns=names).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path}: not a readable parquet file ({error}); run select again") from None
+    return {str(row["id"]): row for row in rows}
+
+
+def _in_order(steps: list[Step]) -> list[Step]:
+    """Steps sorted so that none stands before a step that its manifest lists among its inputs."""
+    depth = {step.name: 0 for step in steps}
+    for _ in steps:  # the longest chain of inputs is settled after that many rounds
+        for step in steps:
+            inputs = (step.manifest or {}).get("inputs")
+            before = [depth[n] for n in inputs if n in depth] if isinstance(inputs, dict) else []
+            depth[step.name] = min(1 + max(before, default=0), len(steps))
+    return sorted(steps, key=lambda step: (depth[step.name], step.name))

@@ -1,0 +1,60 @@
+"""The segmenter that every method of this folder trains: its start, and one step of its optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from wsssjax.core import optim, parallel
+
+FROZEN = ("^backbone/", 0.0, 0.0)  # an optimizer group: no learning rate, no decay
+
+
+def optimizer(config: Any, params: Any) -> optax.GradientTransformation:
+    """The optimizer of config.optim; `model.freeze_encoder` overrules the encoder's own group."""
+    if config.model.freeze_encoder:
+        groups = (FROZEN, *config.optim.groups)
+        config = config.copy_and_resolve_references()
+        config.optim.groups = groups
+    return optim.build(config.optim, params, config.total_steps)
+
+
+def trainable(config: Any, params: Any) -> dict:
+    """The part of `params` that learns: all of it, or the head alone.
+
+    A frozen encoder so stays out of gradients, of the optimizer and of the devices' exchange.
+    """
+    return {"head": params["head"]} if config.model.freeze_encoder else dict(params)
+
+
+def descend(config: Any, state: Any, loss_fn: Callable) -> tuple[dict, Any, dict]:
+    """(params, opt, metrics) after one step down the gradient of `loss_fn`, averaged over devices.
+
+    loss_fn: trainable part of the params → (loss, {name: scalar}) of this device's rows alone.
+    """
+    part = trainable(config, state.params)
+    (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(part)
+    grads = parallel.mean(grads)  # after differentiating: a gradient through a sum would be wrong
+    # The optimizer knows the whole tree; what it says about the frozen part is never computed.
+    whole = jax.tree.map(jnp.zeros_like, dict(state.params)) | grads
+    updates, opt = optimizer(config, state.params).update(whole, state.opt, dict(state.params))
+    learned = optax.apply_updates(part, {name: updates[name] for name in part})
+    metrics = metrics | {
+        "grad_backbone": optax.global_norm(grads.get("backbone", jnp.zeros(()))),
+        "grad_head": optax.global_norm(grads["head"]),
+    }
+    return dict(state.params) | learned, opt, metrics
+
+
+def mean_or_zero(total: jax.Array, count: jax.Array) -> jax.Array:
+    """total / count; 0 where nothing was counted, so that an empty batch teaches nothing."""
+    return total / jnp.maximum(count, 1)
+
+
+def join(*parts: Any) -> Any:
+    """Equal trees of arrays as one tree, their leaves joined along the batch axis."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)

@@ -1,0 +1,130 @@
+"""The main job: `python -m wsssjax.train --config=…` trains one model, or runs a whole recipe."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+
+import jax
+import numpy as np
+
+from wsssjax.cam import cam, eps
+from wsssjax.core import checkpoint, cli, files, logs, parallel, weights
+from wsssjax.core import config as configs
+from wsssjax.core.progress import Progress
+from wsssjax.semi import supervised, unimatch_v2
+
+METHODS = {
+    "cam": cam.build,
+    "eps": eps.build,
+    "supervised": supervised.build,
+    "unimatch_v2": unimatch_v2.build,
+}
+EXAMPLE = "python -m wsssjax.train --config=configs/quickstart.py:tiny --workdir=runs/tiny"
+
+
+def train(config, workdir) -> None:
+    """Trains what `config` describes and leaves the weights of the last step in `workdir`.
+
+    Leaves `weights.safetensors` (student), `weights_ema.safetensors` (teacher, where the method
+    has one), `metrics.jsonl` and `checkpoints/`. Called again, it goes on from the last checkpoint
+    and gives the same bits as without the stop.
+    """
+    # Config and seed.
+    workdir = pathlib.Path(workdir)
+    key = jax.random.key(config.seed)
+    method = configs.choose(METHODS, config.method, "config.method")(config)
+
+    # Data.
+    loader = method.loader()
+
+    # Init: two keys with names of their own, so that neither stream depends on the other.
+    init_key, step_key = jax.random.split(key)
+    state = method.init(init_key)
+
+    # Restore.
+    found = checkpoint.restore(workdir / "checkpoints", state)
+    if found:
+        state, position = found
+        loader.set_state(position)
+    first = int(state.step)
+    state = parallel.replicate(state)
+
+    # Compile, on the first step; timed apart.
+    step_fn = parallel.compile_step(method.step, backend=config.parallel)
+    log = logs.MetricsLog(workdir, first, tensorboard=config.tensorboard)
+    sums: dict[str, list[float]] = {}
+    clock = time.monotonic()
+    with Progress(config.total_steps, config.method, done=first, unit="steps") as progress:
+        for step in range(first + 1, config.total_steps + 1):
+            batch = next(loader)
+            batch.pop("name", None)
+            state, metrics = step_fn(state, batch, step_key)
+            for name, value in metrics.items():
+                sums.setdefault(f"train/{name}", []).append(value)
+            progress.advance()
+
+            last = step == config.total_steps
+            if last or step % config.log_steps == 0:
+                row = {name: np.mean([float(v) for v in values]) for name, values in sums.items()}
+                log.write(step, row)
+                sums = {}
+            # Log, then save: a restart drops the lines after the checkpoint it starts from.
+            if last or step % config.save_steps == 0:
+                checkpoint.save(workdir / "checkpoints", state, loader.get_state())
+            if step == first + 1:
+                files.write_json(workdir / "hardware.json", {
+                    "devices": parallel.device_count(), "device_batch": config.device_batch,
+                    "platform": jax.default_backend(),
+                    "first_step_s": round(time.monotonic() - clock, 2)})
+    log.close()
+
+    # Export.
+    host = parallel.to_host(state)
+    weights.save(workdir / "weights.safetensors", host.variables())
+    if host.ema is not None:
+        weights.save(workdir / "weights_ema.safetensors", host.variables(ema=True))
+
+
+def _check_same_run(config, workdir: pathlib.Path) -> None:
+    """Refuses to go on in a folder that another config began."""
+    path = workdir / "config.json"
+    resolved = configs.to_dict(config)
+    if path.is_file():
+        old = files.read_json(path)
+        changed = sorted(k for k in old.keys() | resolved.keys() if old.get(k) != resolved.get(k))
+        if changed:
+            raise ValueError(f"{path}: this folder holds a run with another config.{changed[0]}; "
+                             "use another --workdir, or remove it")
+    files.write_json(path, resolved)
+
+
+def main(arguments: list[str]) -> None:
+    parser = cli.parser("python -m wsssjax.train", __doc__, EXAMPLE)
+    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="what to train")
+    parser.add_argument("--workdir", default="", help="run folder (default: runs/<config name>)")
+    parser.add_argument("--redo", default="", metavar="STEP,…",
+                        help="recipe steps to make again, with all that follow from them")
+    plain, overrides = cli.split_overrides(arguments)
+    flags = parser.parse_args(plain)
+    config = configs.load(flags.config, overrides)
+    name = flags.config.replace(":", "_")
+    workdir = pathlib.Path(flags.workdir or pathlib.Path("runs") / pathlib.Path(name).stem)
+    parallel.start()
+    if "arms" in config:  # a recipe; imported here, since it calls this file
+        from wsssjax import steps
+
+        steps.run_recipe(config, workdir, redo=tuple(s for s in flags.redo.split(",") if s))
+        return
+    if flags.redo:
+        raise ValueError(f"--redo={flags.redo}: {flags.config} is one training, not a recipe; "
+                         "remove its workdir instead")
+    workdir.mkdir(parents=True, exist_ok=True)
+    files.sweep(workdir)
+    _check_same_run(config, workdir)
+    train(config, workdir)
+    print(f"weights: {workdir / 'weights.safetensors'}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
