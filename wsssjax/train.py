@@ -31,6 +31,9 @@ def train(config, workdir) -> None:
     and gives the same bits as without the stop.
     """
     # Config and seed.
+    if config.save_steps % config.log_steps:  # else a restart would average over other steps
+        raise ValueError(f"config.save_steps={config.save_steps}: want a multiple of "
+                         f"config.log_steps={config.log_steps}")
     workdir = pathlib.Path(workdir)
     key = jax.random.key(config.seed)
     method = configs.choose(METHODS, config.method, "config.method")(config)

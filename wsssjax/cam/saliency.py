@@ -8,7 +8,8 @@ high barrier. Raster scans approximate the minimum over paths.
     python -m wsssjax.cam.saliency --images=photos --out=saliency
 """
 
-import argparse
+from __future__ import annotations
+
 import pathlib
 
 import cv2
@@ -81,10 +82,10 @@ def saliency_folder(images: str | pathlib.Path, out: str | pathlib.Path) -> list
     images: folder of photos, or a list file.  out: folder, made if absent.
     """
     out = pathlib.Path(out)
-    paths = files.image_paths(images)
+    paths = files.photo_paths(images)
     out.mkdir(parents=True, exist_ok=True)
     files.sweep(out)
-    todo = [name for name in sorted(paths) if not (out / f"{name}.png").exists()]
+    todo = [name for name in paths if not (out / f"{name}.png").exists()]
     for name in progress.track(todo, len(todo), "saliency"):
         map_hw = saliency(photos.read_photo(paths[name]))
         ok, encoded = cv2.imencode(".png", map_hw)
@@ -94,21 +95,14 @@ def saliency_folder(images: str | pathlib.Path, out: str | pathlib.Path) -> list
     return todo
 
 
-def main(args: argparse.Namespace) -> None:
-    """Nothing; writes what the flags ask for."""
-    saliency_folder(args.images, args.out)
-
-
-def parser() -> argparse.ArgumentParser:
-    """The flags of `python -m wsssjax.cam.saliency`."""
-    flags = argparse.ArgumentParser(
-        prog="python -m wsssjax.cam.saliency",
-        description="Photos to saliency maps (minimum barrier distance, no training).",
-        epilog="example: python -m wsssjax.cam.saliency --images=photos --out=saliency",
-    )
-    flags.add_argument("--images", required=True, help="folder of JPEG or PNG photos, or a list")
-    flags.add_argument("--out", required=True, help="folder for <id>.png, 0..255")
-    return flags
+def main(arguments: list[str]) -> None:
+    """Nothing; writes the saliency maps that the flags ask for."""
+    parser = cli.parser("python -m wsssjax.cam.saliency", __doc__.split("\n")[0],
+                        "python -m wsssjax.cam.saliency --images=photos --out=saliency")
+    parser.add_argument("--images", required=True, help="folder of JPEG or PNG photos, or a list")
+    parser.add_argument("--out", required=True, help="folder for <id>.png, 0..255")
+    flags = parser.parse_args(arguments)
+    saliency_folder(flags.images, flags.out)
 
 
 @numba.njit(cache=True)
@@ -167,4 +161,4 @@ def _enhance(map_hw):
 
 
 if __name__ == "__main__":
-    cli.command(main, parser())
+    cli.run(main)

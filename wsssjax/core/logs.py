@@ -32,7 +32,7 @@ class MetricsLog:
         self.path = pathlib.Path(folder) / "metrics.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]
-        temporary = self.path.with_suffix(".jsonl.wsssjax-tmp")
+        temporary = self.path.with_name(".metrics.jsonl.wsssjax-tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         os.replace(temporary, self.path)
         self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  (closed in close)

@@ -22,8 +22,9 @@ def poly(lr: float, total_steps: int, power: float, lag_steps: int = 0):
     The reference of UniMatch V2 sets the rate after each step, so its steps 0 and 1 share one.
     """
     def schedule(step):
-        done = jnp.maximum(step - lag_steps, 0) / total_steps
-        return lr * jnp.maximum(1.0 - done, 0.0) ** power
+        # Counted down in whole steps: 1 − t/T in float32 loses the last, tiny rates.
+        left = jnp.clip(total_steps - jnp.maximum(step - lag_steps, 0), 0, total_steps)
+        return lr * (left / total_steps) ** power
 
     return schedule
 
@@ -31,21 +32,18 @@ def poly(lr: float, total_steps: int, power: float, lag_steps: int = 0):
 def _groups(config, params):
     """Per parameter the index of the first group whose pattern matches; a pattern that matches
     nothing is an error, since it is most likely misspelt."""
-    used = set()
-
     def pick(path, _):
         name = path_name(path)
         for index, (pattern, _, _) in enumerate(config.groups):
             if re.search(pattern, name):
-                used.add(index)
                 return str(index)
         raise ValueError(f"config.optim.groups: no pattern matches the parameter {name!r}; "
                          "end the list with ('.*', 1.0, 1.0)")
 
     labels = jax.tree_util.tree_map_with_path(pick, params)
     names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
-    for index, (pattern, _, _) in enumerate(config.groups):
-        if index not in used and not any(re.search(pattern, n) for n in names):
+    for pattern, _, _ in config.groups:
+        if not any(re.search(pattern, n) for n in names):
             raise ValueError(f"config.optim.groups: the pattern {pattern!r} matches no parameter; "
                              f"there are, for instance, {', '.join(names[:3])}")
     return labels

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pathlib
 
 import pyarrow
 import pyarrow.parquet
 
-from wsssjax.core import files
+from wsssjax.core import files, logs
 
 _NUMBER, _TEXT, _COUNTS, _SCORES = "a number", "text", "counts by class", "scores by class"
 _SCORED = {"method": _TEXT, "supervision": _TEXT, "miou": _NUMBER, "iou": _SCORES}
@@ -31,7 +30,7 @@ _RESULTS = {
 }
 _GALLERY = {"image_root": _TEXT, "truth_root": _TEXT, "best": "a list of names",
             "worst": "a list of names", "borderline": "a list of names"}
-_MANIFEST = {"device_batch": _NUMBER, "wall_s": _NUMBER, "id_count": _NUMBER}
+_MANIFEST = {"inputs": {}, "device_batch": _NUMBER, "wall_s": _NUMBER, "id_count": _NUMBER}
 _PAIR_COLUMNS = ("id", "iou", "rank", "selected")
 
 
@@ -95,13 +94,13 @@ def _read_object(path: pathlib.Path, shape: dict) -> dict | None:
         return None
     value = files.read_json(path)
     _check(value, shape, str(path), "")
-    return value
+    return {name: entry for name, entry in value.items() if entry is not None}
 
 
 def _check(value, shape, path: str, where: str) -> None:
     """Raises for the first entry of `value` whose type is not the one that `shape` names."""
-    if value is None and where:  # null: known to be unknown
-        return
+    if value is None and where and ("." not in where or not isinstance(shape, dict)):
+        return  # null: not known
     if isinstance(shape, dict):
         if not isinstance(value, dict):
             raise ValueError(f"{path}: {where or 'the file'} is {_short(value)}; want an object")
@@ -141,25 +140,13 @@ def _short(value) -> str:
 
 
 def _read_metrics(path: pathlib.Path) -> tuple[dict, ...]:
-    """One dict a logged step; a last line without its newline is still being written, so left out."""
-    if not path.exists():
-        return ()
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        rows = logs.read_metrics(path)
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not a text file; want one JSON object a line") from None
-    rows = []
-    for number, line in enumerate(lines[:-1], 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
-            row = None
+    for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: {_short(line)} is no JSON object; "
-                             "delete the line or train again")
-        rows.append(row)
+            raise ValueError(f"{path}, line {number}: {_short(row)} is no object; remove the line")
     return tuple(rows)
 
 
@@ -185,7 +172,7 @@ def _in_order(steps: list[Step]) -> list[Step]:
     depth = {step.name: 0 for step in steps}
     for _ in steps:  # the longest chain of inputs is settled after that many rounds
         for step in steps:
-            inputs = (step.manifest or {}).get("inputs")
-            before = [depth[n] for n in inputs if n in depth] if isinstance(inputs, dict) else []
+            inputs = (step.manifest or {}).get("inputs") or ()
+            before = [depth[n] for n in inputs if n in depth]
             depth[step.name] = min(1 + max(before, default=0), len(steps))
     return sorted(steps, key=lambda step: (depth[step.name], step.name))

@@ -46,6 +46,11 @@ def count(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
 
 
+def in_order(entries: dict) -> dict:
+    """The arms in their usual order, other names behind them as they come."""
+    return {name: entries[name] for name in (*ARMS, *entries) if name in entries}
+
+
 def build(results: dict) -> list[Table]:
     """Every table that `results` has numbers for, in reading order."""
     tables = (labels(results), context(results), saliency(results), selection(results),
@@ -150,7 +155,7 @@ def arms(results: dict) -> Table | None:
     base = trained.get("S", {}).get("miou")
     rows = tuple((name, _arm(name, arm), _text(arm, "supervision"), count(arm.get("labelled")),
                   percent(arm.get("miou")), "" if name == "S" else points(arm.get("miou"), base))
-                 for name, arm in trained.items())
+                 for name, arm in in_order(trained).items())
     return Table("arms", "Segmenters on the test images",
                  ("arm", "trained on", "supervision", "labelled", "mIoU %", "vs S"), rows,
                  f"Same steps, batch and seed; the student of the last step. {SUPERVISION_KEY}", 3)
@@ -158,7 +163,7 @@ def arms(results: dict) -> Table | None:
 
 def mask_ratio(results: dict) -> Table | None:
     """Share of unlabelled pixels that the teacher is sure of, over the training."""
-    curves = {name: arm["mask_ratio"] for name, arm in (results.get("arms") or {}).items()
+    curves = {name: arm["mask_ratio"] for name, arm in in_order(results.get("arms") or {}).items()
               if arm.get("mask_ratio")}
     if not curves:
         return None
@@ -176,7 +181,7 @@ def mask_ratio(results: dict) -> Table | None:
 
 def per_class(results: dict, part: str, key: str, title: str) -> Table | None:
     """IoU by class, one column an entry of `results[part]`; None without any class score."""
-    sets = {name: s["iou"] for name, s in (results.get(part) or {}).items() if s.get("iou")}
+    sets = {name: s["iou"] for name, s in in_order(results.get(part) or {}).items() if s.get("iou")}
     if not sets:
         return None
     order = [n for n in results.get("classes") or () if any(n in iou for iou in sets.values())]

@@ -1,0 +1,32 @@
+import pytest
+
+from wsssjax.core import logs
+
+
+def test_a_restart_drops_the_lines_after_its_checkpoint(tmp_path):
+    log = logs.MetricsLog(tmp_path, 0)
+    for step in (10, 20, 30):
+        log.write(step, {"train/loss": step / 10})
+    log.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 40, "train/lo')  # cut short by a kill
+    log = logs.MetricsLog(tmp_path, 20)
+    log.write(30, {"train/loss": 9.0})
+    log.close()
+    rows = logs.read_metrics(tmp_path / "metrics.jsonl")
+    assert [(r["step"], r["train/loss"]) for r in rows] == [(10, 1.0), (20, 2.0), (30, 9.0)]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_non_finite_loss_stops_the_run(tmp_path, value):
+    log = logs.MetricsLog(tmp_path, 0)
+    with pytest.raises(ValueError, match="step 3: train/loss is .*; lower config.optim.lr"):
+        log.write(3, {"train/loss": value})
+    log.write(4, {"train/gap": value, "train/loss": 1.0})  # other numbers may be anything
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    log = logs.MetricsLog(tmp_path, 0, tensorboard=True)
+    log.write(1, {"train/loss": 0.5})
+    log.close()
+    assert [p for p in tmp_path.iterdir() if p.name.startswith("events.out")]

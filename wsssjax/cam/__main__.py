@@ -1,0 +1,120 @@
+"""Command: a trained classifier, photos and their tags → CAM files and label maps."""
+
+from __future__ import annotations
+
+import pathlib
+
+import jax
+
+from wsssjax.cam import cam, cam_file, eps, infer
+from wsssjax.core import cli, config, files, parallel, progress, weights
+from wsssjax.data import classes, label_map, photos
+from wsssjax.data import tags as tag_files
+
+METHODS = {"cam": cam.build, "eps": eps.build}
+SUFFIXES = {"cams": ".npz", "labels": ".png"}
+SETTINGS = "cam.json"  # beside the results: what they were made with
+
+
+def main(arguments: list[str]) -> None:
+    """Nothing; writes what the flags ask for."""
+    plain, overrides = cli.split_overrides(arguments)
+    parser = cli.parser(
+        "python -m wsssjax.cam", __doc__,
+        "python -m wsssjax.cam --config=configs/cam_voc_eps.py --weights=runs/eps/weights \\\n"
+        "    --images=photos --tags=tags.csv --out=labels --save=labels")
+    parser.add_argument("--config", required=True, help="the config that trained the classifier; "
+                        "--config.a.b=v changes a field, for instance infer.canvas")
+    parser.add_argument("--weights", required=True, help="exported weights (.safetensors)")
+    parser.add_argument("--images", required=True, help="folder of photos, or a list of paths")
+    parser.add_argument("--tags", required=True, help="CSV `id,tags`")
+    parser.add_argument("--out", required=True, help="folder for <id>.npz and <id>.png")
+    parser.add_argument("--save", default="cams,labels", help="cams, labels or both (default)")
+    parser.add_argument("--threshold", type=float, help="score of the background, 0..1; "
+                        "default: infer.threshold of the config")
+    parser.add_argument("--classes", help="voc, coco or a file; default: classes of the config")
+    flags = parser.parse_args(plain)
+    if flags.threshold is not None:
+        overrides["infer.threshold"] = str(flags.threshold)
+    if flags.classes is not None:
+        overrides["classes"] = flags.classes
+    run(config.load(flags.config, overrides), flags.weights, flags.images, flags.tags, flags.out,
+        save=tuple(flags.save.split(",")))
+
+
+def run(settings, weights_path, images, tags, out, *, save=("cams", "labels")) -> list[str]:
+    """Ids of all photos, sorted; `<out>/<id>.npz` and `<id>.png` are there when it returns.
+
+    settings: the config that trained the classifier.  images: folder or list of photos.  tags: CSV
+    file.  save: of "cams" and "labels".  Files that are there already are kept, and refused if
+    they were made with other settings.
+    """
+    for name in save:
+        config.choose(SUFFIXES, name, "--save")
+    infer.check(settings.infer)
+    paths = files.photo_paths(images)
+    names = classes.read_class_names(settings.classes)
+    tags_by_id = tag_files.read_tags(tags, names)
+    for name in paths:
+        if name not in tags_by_id:
+            raise ValueError(f"{tags}: no tags for the photo {paths[name]}; add its line")
+    out = pathlib.Path(out)
+    _claim(out, settings, weights_path, tags)
+    parallel.start()
+    method, variables = restored(settings, weights_path)
+    compiled = jax.jit(infer.mirrored(method.predict, settings.infer.flip))
+    batches = infer.plan({name: photos.photo_size(path) for name, path in paths.items()},
+                         settings.infer)
+    with progress.Progress(len(paths), "cam") as bar:
+        for batch in batches:
+            if not all((out / f"{n}{SUFFIXES[s]}").exists() for n in batch for s in save):
+                found = infer.class_maps(
+                    lambda image_bhwc: compiled(variables, image_bhwc),
+                    [photos.read_photo(paths[n]) for n in batch],
+                    [tags_by_id[n] for n in batch], settings.infer)
+                for name, maps in zip(batch, found, strict=True):
+                    _write(out, name, maps, settings.infer.threshold, save)
+            bar.advance(len(batch))
+    return sorted(paths)
+
+
+def restored(settings, weights_path):
+    """(method, variables): the method `settings` describes with the weights of a file."""
+    settings = settings.copy_and_resolve_references()
+    with settings.unlocked():
+        settings.model.encoder_weights = ""  # the trained weights hold the encoder, too
+    build = config.choose(METHODS, settings.method, "config.method")
+    method = build(settings)
+    template = jax.eval_shape(method.init, jax.random.key(0)).variables()
+    return method, weights.restore(template, weights.load(weights_path))
+
+
+def _write(out, name, maps, threshold, save):
+    """Writes the files of one photo."""
+    if "cams" in save:
+        cam_file.write(out / f"{name}.npz", maps.classes, maps.cam, maps.cam.shape[1:])
+    if "labels" in save:
+        label_map.write(out / f"{name}.png", infer.label_map(maps, threshold))
+
+
+def _claim(out, settings, weights_path, tags):
+    """Writes down what the folder's files are made with, or refuses a folder made otherwise."""
+    plain = config.to_dict(settings)
+    made_with = {name: plain[name] for name in ("method", "classes", "model", "infer", "dtype")}
+    made_with["model"].pop("encoder_weights")
+    made_with["weights"] = weights.fingerprint(weights_path)
+    made_with["tags"] = files.hash_file(tags)
+    path = out / SETTINGS
+    if path.exists():
+        before = files.read_json(path)
+        changed = sorted(k for k in made_with if before.get(k) != made_with[k])
+        if changed:
+            raise ValueError(f"{out}: its files were made with another {', '.join(changed)} (see "
+                             f"{path}); give another --out or empty the folder")
+    out.mkdir(parents=True, exist_ok=True)
+    files.sweep(out)
+    files.write_json(path, made_with)
+
+
+if __name__ == "__main__":
+    cli.run(main)

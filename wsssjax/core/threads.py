@@ -1,0 +1,36 @@
+"""Work over many files by a few threads, in order, with progress, stopping at the first error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from wsssjax.core import progress
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def usable_cores() -> int:
+    """The number of cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def each(function: Callable[[A], B], items: Sequence[A], label: str = "",
+         threads: int | None = None, unit: str = "images") -> Iterator[B]:
+    """`function(item)` for each item, in their order, as soon as it is known.
+
+    label: shown with rate and time left; "" shows nothing.  threads: None means one a core.
+    Decoders and array code let go of Python's lock, so threads are enough and nothing is copied.
+    """
+    pool = ThreadPoolExecutor(threads or usable_cores())
+    try:
+        results = pool.map(function, items)
+        yield from progress.track(results, len(items), label, unit) if label else results
+    finally:
+        # After an error nobody wants the thousands of items still queued.
+        pool.shutdown(wait=True, cancel_futures=True)

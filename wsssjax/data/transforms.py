@@ -1,0 +1,434 @@
+"""Transforms of one example on the host: frozen dataclasses, called as `transform(example, rng)`.
+
+An example is a dict (keys: `name`, `image`, `label`, `tags`, `saliency`, ...; README, "your own
+photos"). Each transform returns a new dict and never writes into the arrays it was given, and every
+number it draws comes from `rng`, so the same generator state gives the same result.
+
+Geometry moves all pixel-aligned entries together. The usual orders are
+
+* labelled image of a segmenter: RandomScale, PadCrop, Flip, Normalize
+* unlabelled image of a segmenter: RandomScale, PadCrop, Flip, Views, ColorJitter, Grayscale,
+  GaussianBlur, CutBoxes, Normalize, Keep
+* image of a classifier (CAM, EPS): ResizeLongSide, Flip, ColorJitter, Normalize, PasteCrop
+
+Pixels are 8 bit until Normalize, and all resampling, colour and blur is Pillow's, whose rounding
+the published recipes rely on. Pillow antialiases when it shrinks.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageFilter
+
+from wsssjax.core.constants import IGNORE, IMAGENET_MEAN, IMAGENET_STD
+
+Example = dict[str, Any]
+
+IMAGE_KEYS = ("image", "weak", "strong1", "strong2")
+MASK_KEYS = ("label", "valid", "cut1", "cut2")
+PIXEL_KEYS = (*IMAGE_KEYS, "saliency", *MASK_KEYS)  # entries of one height and width
+
+# ------------------------------------------------------------------------------- geometry
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RandomScale:
+    """Example whose longer side is a uniform integer between low and high times its own length.
+
+    The shorter side is int(short * new_long / long + 0.5). Images and saliency: Pillow bilinear;
+    label and valid: nearest.
+    """
+
+    low: float = 0.5
+    high: float = 2.0
+
+    def __post_init__(self):
+        _check_interval("RandomScale", self.low, self.high)
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        h, w = _size(example)
+        long = max(h, w)
+        new_long = int(rng.integers(int(long * self.low), int(long * self.high), endpoint=True))
+        new_h, new_w = (max(1, int(side * new_long / long + 0.5)) for side in (h, w))
+        return _resize(example, new_h, new_w, Image.Resampling.BILINEAR)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ResizeLongSide:
+    """Example whose longer side is a uniform integer low..high (pixels), both included.
+
+    The shorter side is rounded half to even. Images and saliency: Pillow bicubic; label and
+    valid: nearest.
+    """
+
+    low: int
+    high: int
+
+    def __post_init__(self):
+        _check_interval("ResizeLongSide", self.low, self.high)
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        h, w = _size(example)
+        new_long = int(rng.integers(self.low, self.high, endpoint=True))
+        new_h, new_w = (max(1, round(side * new_long / max(h, w))) for side in (h, w))
+        return _resize(example, new_h, new_w, Image.Resampling.BICUBIC)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PadCrop:
+    """Random size x size window of an 8-bit example, padded on the right and bottom if too small.
+
+    Padding is black and `label_fill` in the label. Writes `valid`, false exactly on padding. Black
+    is filled in before normalisation, so networks see it as -mean/std and not as 0.
+    """
+
+    size: int
+    label_fill: int = IGNORE
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        h, w = _size(example)
+        top = int(rng.integers(0, max(h - self.size, 0), endpoint=True))
+        left = int(rng.integers(0, max(w - self.size, 0), endpoint=True))
+        for key in _present(example, IMAGE_KEYS):
+            _need_bytes("PadCrop", key, example[key])
+        return _window(example, self.size, (top, left), (0, 0), self.label_fill)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PasteCrop:
+    """Random size x size window of a normalised example; a short side is pasted at random.
+
+    Where the image is smaller than the window it lands at a uniform offset on a canvas of zeros,
+    which is the mean colour. Saliency is filled with 0, label with 255, and `valid` is written,
+    false on the canvas.
+    """
+
+    size: int
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        for key in _present(example, IMAGE_KEYS):
+            if example[key].dtype == np.uint8:
+                raise ValueError(
+                    f"PasteCrop: {key!r} is uint8, so its zero canvas would be black; put Normalize"
+                    " (with this key) before PasteCrop"
+                )
+        room = [side - self.size for side in _size(example)]
+        offset = [int(rng.integers(0, abs(space), endpoint=True)) for space in room]
+        source = tuple(o if space > 0 else 0 for o, space in zip(offset, room, strict=True))
+        target = tuple(0 if space > 0 else o for o, space in zip(offset, room, strict=True))
+        return _window(example, self.size, source, target, IGNORE)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flip:
+    """Example mirrored left to right with probability p."""
+
+    p: float
+
+    def __post_init__(self):
+        _check_probability("Flip", self.p)
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        _size(example)
+        if rng.random() >= self.p:
+            return dict(example)
+        keys = _present(example, PIXEL_KEYS)
+        return {**example, **{key: np.ascontiguousarray(example[key][:, ::-1]) for key in keys}}
+
+
+# --------------------------------------------------------------------- views, colour, boxes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Views:
+    """Example with `weak`, `strong1` and `strong2`, all equal to `image` (and sharing its memory)."""
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        _need(example, "image")
+        _refuse(example, "weak", "strong1", "strong2")
+        image_hwc = example["image"]
+        return {**example, "weak": image_hwc, "strong1": image_hwc, "strong2": image_hwc}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ColorJitter:
+    """Example whose images `keys` are jittered, each by its own draws, each with probability p.
+
+    brightness, contrast, saturation: the factor is uniform in 1 - x .. 1 + x (not below 0).
+    hue: the shift is uniform in -x .. x turns of the colour circle, at most 0.5.
+    All four are applied, in an order drawn per call; a strength of 0 leaves its step out.
+    """
+
+    keys: tuple[str, ...]
+    p: float
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+
+    def __post_init__(self):
+        _check_probability("ColorJitter", self.p)
+        for name in ("brightness", "contrast", "saturation", "hue"):
+            limit = 0.5 if name == "hue" else math.inf
+            if not 0 <= getattr(self, name) <= limit:
+                raise ValueError(
+                    f"ColorJitter: {name}={getattr(self, name)}, want a number from 0 to {limit}"
+                )
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        return _map_images(self, example, rng, self._jitter)
+
+    def _jitter(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        factors = {
+            enhance: rng.uniform(max(0.0, 1.0 - strength), 1.0 + strength)
+            for enhance, strength in (
+                (ImageEnhance.Brightness, self.brightness),
+                (ImageEnhance.Contrast, self.contrast),
+                (ImageEnhance.Color, self.saturation),
+            )
+            if strength > 0
+        }
+        steps = [lambda x, e=e, f=f: e(x).enhance(f) for e, f in factors.items()]
+        if self.hue > 0:
+            shift = rng.uniform(-self.hue, self.hue)
+            steps.append(lambda x: _shift_hue(x, shift))
+        for index in rng.permutation(len(steps)):
+            image = steps[index](image)
+        return image
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grayscale:
+    """Example whose images `keys` are replaced by three equal luma channels with probability p."""
+
+    keys: tuple[str, ...]
+    p: float
+
+    def __post_init__(self):
+        _check_probability("Grayscale", self.p)
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        return _map_images(self, example, rng, lambda x, _: x.convert("L").convert("RGB"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GaussianBlur:
+    """Example whose images `keys` are blurred with probability p.
+
+    sigma: (low, high) of the uniform draw in pixels. It is Pillow's radius, that is, three passes
+    of an extended box that approximate the Gaussian.
+    """
+
+    keys: tuple[str, ...]
+    p: float
+    sigma: tuple[float, float]
+
+    def __post_init__(self):
+        _check_probability("GaussianBlur", self.p)
+        _check_interval("GaussianBlur: sigma", *self.sigma)
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        def blur(image, rng):
+            return image.filter(ImageFilter.GaussianBlur(radius=rng.uniform(*self.sigma)))
+
+        return _map_images(self, example, rng, blur)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CutBoxes:
+    """Example with `cut1` and `cut2`: bool [h,w], each true in one random box with probability p.
+
+    area: range of the box's share of the image, drawn once.  ratio: range of height / width,
+    uniform (so boxes are tall on average), drawn again together with the corner until the box
+    lies inside the image.
+    """
+
+    p: float = 0.5
+    area: tuple[float, float] = (0.02, 0.4)
+    ratio: tuple[float, float] = (0.3, 1 / 0.3)
+
+    def __post_init__(self):
+        _check_probability("CutBoxes", self.p)
+        _check_interval("CutBoxes: area", *self.area)
+        _check_interval("CutBoxes: ratio", *self.ratio)
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        h, w = _size(example)
+        _refuse(example, "cut1", "cut2")
+        return {**example, "cut1": self._box(h, w, rng), "cut2": self._box(h, w, rng)}
+
+    def _box(self, h: int, w: int, rng: np.random.Generator) -> np.ndarray:
+        cut_hw = np.zeros((h, w), bool)
+        if rng.random() >= self.p:
+            return cut_hw
+        pixels = rng.uniform(*self.area) * h * w
+        for _ in range(10_000):  # about 4 on average with the default ranges
+            ratio = rng.uniform(*self.ratio)
+            box_h, box_w = int(math.sqrt(pixels * ratio)), int(math.sqrt(pixels / ratio))
+            left, top = int(rng.integers(w)), int(rng.integers(h))
+            if left + box_w <= w and top + box_h <= h:
+                cut_hw[top : top + box_h, left : left + box_w] = True
+                return cut_hw
+        raise ValueError(
+            f"CutBoxes: no box with area {self.area} and height/width {self.ratio} fits an image "
+            f"of {h}x{w}; lower the area or widen the ratio"
+        )
+
+
+# -------------------------------------------------------------------------- to the network
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Normalize:
+    """Example whose images `keys` are float32 (pixel / 255 - mean) / std.
+
+    mean, std: per RGB channel, of pixels in 0..1. Where present, `label` becomes int32 and
+    `saliency` float32 in 0..1.
+    """
+
+    keys: tuple[str, ...] = ("image",)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        _need(example, *self.keys)
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        out = dict(example)
+        for key in self.keys:
+            _need_bytes("Normalize", key, example[key])
+            image_hwc = example[key].astype(np.float32)
+            image_hwc /= np.float32(255)
+            image_hwc -= mean
+            image_hwc /= std
+            out[key] = image_hwc
+        if "label" in example:
+            out["label"] = example["label"].astype(np.int32)
+        if "saliency" in example:
+            _need_bytes("Normalize", "saliency", example["saliency"])
+            out["saliency"] = example["saliency"].astype(np.float32) / np.float32(255)
+        return out
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Keep:
+    """Example with the entries `keys` only, and `name` where there is one."""
+
+    keys: tuple[str, ...]
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        _need(example, *self.keys)
+        return {key: v for key, v in example.items() if key in self.keys or key == "name"}
+
+
+# --------------------------------------------------------------------------------- helpers
+
+
+def _present(example: Example, keys: tuple[str, ...]) -> list[str]:
+    return [key for key in keys if key in example]
+
+
+def _title(example: Example) -> str:
+    return f"example {example['name']!r}" if "name" in example else "example"
+
+
+def _need(example: Example, *keys: str) -> None:
+    missing = [key for key in keys if key not in example]
+    if missing:
+        raise ValueError(
+            f"{_title(example)} has no {', '.join(missing)}; it has {', '.join(example) or 'nothing'}"
+        )
+
+
+def _refuse(example: Example, *keys: str) -> None:
+    taken = _present(example, keys)
+    if taken:
+        raise ValueError(
+            f"{_title(example)} already has {', '.join(taken)}; use each of Views, CutBoxes once"
+        )
+
+
+def _need_bytes(who: str, key: str, array: np.ndarray) -> None:
+    if array.dtype != np.uint8:
+        raise ValueError(
+            f"{who}: {key!r} is {array.dtype}, want uint8; put {who} before anything that normalises"
+        )
+
+
+def _size(example: Example) -> tuple[int, int]:
+    """(h, w) shared by all pixel-aligned entries; the mismatched one is named otherwise."""
+    keys = _present(example, PIXEL_KEYS)
+    if not keys:
+        _need(example, "image")
+    h, w = example[keys[0]].shape[:2]
+    for key in keys[1:]:
+        if example[key].shape[:2] != (h, w):
+            other_h, other_w = example[key].shape[:2]
+            raise ValueError(
+                f"{_title(example)}: {key} has {other_h}x{other_w} pixels but {keys[0]} has "
+                f"{h}x{w}; both must come from the same photo"
+            )
+    return h, w
+
+
+def _resize(example: Example, h: int, w: int, smooth: Image.Resampling) -> Example:
+    out = dict(example)
+    for key in _present(example, PIXEL_KEYS):
+        array = example[key]
+        if key in MASK_KEYS:
+            boolean = array.dtype == bool
+            source = array.view(np.uint8) if boolean else array
+            _need_bytes("resizing", key, source)
+            resized = np.array(Image.fromarray(source).resize((w, h), Image.Resampling.NEAREST))
+            out[key] = resized.view(bool) if boolean else resized
+        else:
+            _need_bytes("resizing", key, array)
+            out[key] = np.array(Image.fromarray(array).resize((w, h), smooth))
+    return out
+
+
+def _window(example: Example, size: int, source, target, label_fill: int) -> Example:
+    """Example cut to size x size: its pixel `source` (row, column) lands on pixel `target`."""
+    h, w = _size(example)
+    rows = slice(source[0], min(source[0] + size, h))
+    columns = slice(source[1], min(source[1] + size, w))
+    out = {"valid": np.ones((h, w), bool), **example}
+    for key in _present(out, PIXEL_KEYS):
+        piece = out[key][rows, columns]
+        fill = label_fill if key == "label" else 0
+        canvas = np.full((size, size, *piece.shape[2:]), fill, piece.dtype)
+        end_row, end_column = target[0] + piece.shape[0], target[1] + piece.shape[1]
+        canvas[target[0] : end_row, target[1] : end_column] = piece
+        out[key] = canvas
+    return out
+
+
+def _map_images(transform, example: Example, rng: np.random.Generator, change: Callable) -> Example:
+    """Example whose images `transform.keys` went through `change` with probability transform.p."""
+    _need(example, *transform.keys)
+    out = dict(example)
+    for key in transform.keys:
+        _need_bytes(type(transform).__name__, key, example[key])
+        if rng.random() < transform.p:
+            out[key] = np.array(change(Image.fromarray(example[key]), rng))
+    return out
+
+
+def _shift_hue(image: Image.Image, shift: float) -> Image.Image:
+    """Image with int(255 * shift) added, modulo 256, to the hue channel of its 8-bit HSV form."""
+    step = int(255 * shift)  # towards zero
+    hue, saturation, value = image.convert("HSV").split()
+    hue = hue.point([(level + step) % 256 for level in range(256)])
+    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+
+
+def _check_probability(who: str, p: float) -> None:
+    if not 0 <= p <= 1:
+        raise ValueError(f"{who}: p={p}, want a probability from 0 to 1")
+
+
+def _check_interval(who: str, low: float, high: float) -> None:
+    if not 0 < low <= high:
+        raise ValueError(f"{who}: {low} to {high}, want 0 < low <= high")
