@@ -1,4 +1,4 @@
-"""Geometry moves every entry alike, colour equals written-out 8-bit formulas, laws are as stated."""
+"""Geometry moves every entry alike, colour equals written-out formulas, laws are as stated."""
 
 import colorsys
 import dataclasses
@@ -98,7 +98,8 @@ def test_entries_of_other_size_are_named(transform):
 def test_wrong_order_is_refused():
     rng = np.random.default_rng(0)
     normal = T.Normalize()(coordinates(40, 60), rng)
-    for transform in (T.RandomScale(), T.PadCrop(size=30), T.Normalize(), T.Grayscale(keys=("image",), p=1)):
+    gray = T.Grayscale(keys=("image",), p=1)
+    for transform in (T.RandomScale(), T.PadCrop(size=30), T.Normalize(), gray):
         with pytest.raises(ValueError, match="float32, want uint8"):
             transform(normal, rng)
     with pytest.raises(ValueError, match="put Normalize .* before PasteCrop"):
@@ -189,11 +190,15 @@ def test_resampling_matches_written_out_filters(transform, kernel, support):
     example = {"image": noise(), "saliency": noise()[..., 0], "label": noise()[..., 1]}
     out = transform(example, np.random.default_rng(0))
     (n_h, n_w), (m_h, m_w) = (37, 53), out["label"].shape
+    across_pw = kernel_matrix(n_w, m_w, kernel, support)
+    down_qh = kernel_matrix(n_h, m_h, kernel, support)
     for key in ("image", "saliency"):
-        across = np.einsum("pw,hw...->hp...", kernel_matrix(n_w, m_w, kernel, support), example[key])
-        across = np.clip(np.rint(across), 0, 255)  # 8 bit between the two passes
-        want = np.einsum("qh,hp...->qp...", kernel_matrix(n_h, m_h, kernel, support), across)
-        assert np.abs(out[key] - np.clip(want, 0, 255)).max() <= 1.0
+        wide = np.einsum("pw,hw...->hp...", across_pw, example[key])
+        wide = np.clip(np.floor(wide + 0.5), 0, 255)  # 8 bit between the two passes
+        want = np.clip(np.einsum("qh,hp...->qp...", down_qh, wide), 0, 255)
+        error = np.abs(out[key] - want)
+        # Half a level from the last rounding; a tie of the first pass may fall the other way.
+        assert (error < 0.51).mean() > 0.98 and error.max() < 1.6
     rows = np.floor((np.arange(m_h) + 0.5) * n_h / m_h).astype(int)
     columns = np.floor((np.arange(m_w) + 0.5) * n_w / m_w).astype(int)
     np.testing.assert_array_equal(out["label"], example["label"][rows][:, columns])
@@ -329,7 +334,7 @@ def test_jitter_applies_all_four_in_random_order():
             if step == 3:
                 image = np.array(T._shift_hue(Image.fromarray(image), shift))
             else:
-                image = written_out(image, ("brightness", "contrast", "saturation")[step], factors[step])
+                image = written_out(image, list(JITTER)[step], factors[step])
         np.testing.assert_array_equal(got, image)
     assert len(orders) == 24
 
@@ -410,7 +415,8 @@ def test_cut_boxes_follow_the_rejection_law():
 
 def test_cut_boxes_scale_with_the_image():
     _, _, h, w = boxes(96, 6000, p=1.0).T
-    np.testing.assert_allclose([(w + 0.5).mean() / 96, (h + 0.5).mean() / 96], [0.388, 0.531], rtol=0.02)
+    means = np.array([w.mean(), h.mean()]) + 0.5  # sides are cut to whole pixels, half on average
+    np.testing.assert_allclose(means / 96, [0.388, 0.531], rtol=0.02)
 
 
 def test_cut_box_probability():

@@ -18,7 +18,7 @@ import numpy as np
 from wsssjax.core import files
 
 _ENTRIES = {"classes": ("uint8", 1), "cam": ("float16", 3), "size": ("int32", 1)}
-_MAX_PIXELS = 2**31  # over all maps of a file; 4 GiB, beyond any photo
+_MAX_VALUES = 2**28  # in one array: 20 maps of 12 megapixels
 
 
 class CamFile(NamedTuple):
@@ -60,7 +60,10 @@ def read(path: str | os.PathLike) -> CamFile:
 
 def _entry(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     """One array; its header is judged before memory is taken for what it promises."""
-    with archive.open(f"{name}.npy") as file:
+    info = archive.getinfo(f"{name}.npy")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name!r} is packed in a way that numpy never writes")
+    with archive.open(info) as file:
         version = np.lib.format.read_magic(file)
         if version != (1, 0):
             raise ValueError(f"{name!r} has npy version {version}, want (1, 0)")
@@ -69,9 +72,8 @@ def _entry(archive: zipfile.ZipFile, name: str) -> np.ndarray:
         if dtype != np.dtype(want) or len(shape) != rank or fortran:
             raise ValueError(f"{name!r} is {dtype} of shape {shape}, want {want} of rank {rank}")
         count = math.prod(shape)
-        if count > _MAX_PIXELS:
-            raise ValueError(f"{name!r} promises {count} values, the limit is {_MAX_PIXELS}")
-        # Read in pieces: a short file must fail on its length, not on the memory it asks for.
+        if min(shape) < 0 or count > _MAX_VALUES:
+            raise ValueError(f"{name!r} promises {count} values, the limit is {_MAX_VALUES}")
         data = file.read(count * dtype.itemsize + 1)
         if len(data) != count * dtype.itemsize:
             raise ValueError(f"{name!r} has the wrong length for its shape {shape}")

@@ -15,7 +15,7 @@ from wsssjax.cam import learner
 from wsssjax.cam.cam import tag_loss
 from wsssjax.core.config import choose
 from wsssjax.core.method import Method
-from wsssjax.core.resize import nearest_legacy
+from wsssjax.core.resize import resize_nearest
 from wsssjax.data import classes
 from wsssjax.models import registry
 
@@ -71,7 +71,7 @@ def saliency_loss(logits_bpqk, saliency_bhw, tags_bk, **options):
     8th pixel from 0 at stride 8).  options: see `estimated_saliency`.
     """
     b, p, q, _ = logits_bpqk.shape
-    saliency_bpq = nearest_legacy(saliency_bhw[..., None], (p, q))[..., 0].astype(jnp.float32)
+    saliency_bpq = resize_nearest(saliency_bhw, (p, q), axes=(1, 2)).astype(jnp.float32)
     maps_bpqk = jax.nn.softmax(logits_bpqk.astype(jnp.float32))
     estimate_bpq = estimated_saliency(maps_bpqk, saliency_bpq, tags_bk, **options)
     return jnp.square(estimate_bpq - saliency_bpq).sum(), jnp.float32(b * p * q)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pathlib
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from PIL import Image
 
 from wsssjax.core import optim, parallel, state
 from wsssjax.core.state import TrainState
@@ -87,7 +91,7 @@ def batches(config, *, saliency: bool):
         keys=("image",), p=1.0 if any(data.jitter) else 0.0, brightness=data.jitter[0],
         contrast=data.jitter[1], saturation=data.jitter[2], hue=data.jitter[3])
     steps = (
-        *((sources.ReadSaliency(folder=data.saliency),) if beside else ()),
+        *((ReadSaliency(folder=data.saliency),) if beside else ()),
         transforms.ResizeLongSide(low=data.long_side[0], high=data.long_side[1]),
         transforms.Flip(p=data.flip),
         jitter,
@@ -97,3 +101,40 @@ def batches(config, *, saliency: bool):
     )
     rows = config.device_batch * parallel.device_count()
     return loader.Loader(source, steps, batch=rows, seed=config.seed, workers=data.workers)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReadSaliency:
+    """Example with `saliency`: uint8 [h,w] from `<folder>/<name>.png` or `.jpg`."""
+
+    folder: str
+
+    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+        base = pathlib.Path(self.folder) / example["name"]
+        # Not with_suffix: an id may hold a dot.
+        paths = [base.with_name(base.name + suffix) for suffix in (".png", ".jpg")]
+        found = [path for path in paths if path.is_file()]
+        if not found:
+            raise ValueError(f"{paths[0]}: no saliency map for the photo {example['name']!r}; make "
+                             "it with python -m wsssjax.cam.saliency")
+        return {**example, "saliency": read_saliency(found[0], example["image"].shape[:2])}
+
+
+def read_saliency(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [h,w], 0..255; ValueError if the file is broken or not of the photo's size.
+
+    Coloured files are averaged over their channels.
+    """
+    try:
+        with Image.open(path) as image:
+            # Judged by the header: what it promises is not worth memory yet.
+            if (image.height, image.width) != size:
+                raise ValueError(f"has {image.height}x{image.width} pixels, its photo "
+                                 f"{size[0]}x{size[1]}")
+            if image.mode not in ("L", "RGB", "P"):
+                raise ValueError(f"has mode {image.mode}, want 8-bit grey")
+            pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: bad saliency map ({error}); make it again with "
+                         "python -m wsssjax.cam.saliency") from None
+    return pixels if pixels.ndim == 2 else np.rint(pixels.mean(-1)).astype(np.uint8)

@@ -45,6 +45,15 @@ def load(spec: str, overrides: dict[str, str] | None = None) -> ml_collections.C
     return config
 
 
+def stage(recipe_file: str, name: str, argument: str = "") -> ml_collections.ConfigDict:
+    """The unlocked config of a single stage that lies beside a recipe's config file.
+
+    recipe_file: the recipe's `__file__`.  name: `cam_voc_eps.py`, for instance.
+    """
+    path = pathlib.Path(recipe_file).with_name(name)
+    return runpy.run_path(str(path))["get_config"](argument)
+
+
 def override(config: ml_collections.ConfigDict, name: str, text: str) -> None:
     """Sets the field `a.b.c` from text; the text must read as the type the field has."""
     node, trail = config, []

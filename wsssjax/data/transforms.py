@@ -18,18 +18,22 @@ the published recipes rely on. Pillow antialiases when it shrinks.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from wsssjax.core.constants import IGNORE, IMAGENET_MEAN, IMAGENET_STD
-
-Example = dict[str, Any]
-
-IMAGE_KEYS = ("image", "weak", "strong1", "strong2")
-MASK_KEYS = ("label", "valid", "cut1", "cut2")
-PIXEL_KEYS = (*IMAGE_KEYS, "saliency", *MASK_KEYS)  # entries of one height and width
+from wsssjax.data.entries import (
+    IMAGE_KEYS,
+    MASK_KEYS,
+    PIXEL_KEYS,
+    Example,
+    image_size,
+    need,
+    need_bytes,
+    present,
+    refuse,
+)
 
 # ------------------------------------------------------------------------------- geometry
 
@@ -49,7 +53,7 @@ class RandomScale:
         _check_interval("RandomScale", self.low, self.high)
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        h, w = _size(example)
+        h, w = image_size(example)
         long = max(h, w)
         new_long = int(rng.integers(int(long * self.low), int(long * self.high), endpoint=True))
         new_h, new_w = (max(1, int(side * new_long / long + 0.5)) for side in (h, w))
@@ -71,7 +75,7 @@ class ResizeLongSide:
         _check_interval("ResizeLongSide", self.low, self.high)
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        h, w = _size(example)
+        h, w = image_size(example)
         new_long = int(rng.integers(self.low, self.high, endpoint=True))
         new_h, new_w = (max(1, round(side * new_long / max(h, w))) for side in (h, w))
         return _resize(example, new_h, new_w, Image.Resampling.BICUBIC)
@@ -89,11 +93,11 @@ class PadCrop:
     label_fill: int = IGNORE
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        h, w = _size(example)
+        h, w = image_size(example)
         top = int(rng.integers(0, max(h - self.size, 0), endpoint=True))
         left = int(rng.integers(0, max(w - self.size, 0), endpoint=True))
-        for key in _present(example, IMAGE_KEYS):
-            _need_bytes("PadCrop", key, example[key])
+        for key in present(example, IMAGE_KEYS):
+            need_bytes("PadCrop", key, example[key])
         return _window(example, self.size, (top, left), (0, 0), self.label_fill)
 
 
@@ -109,13 +113,13 @@ class PasteCrop:
     size: int
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        for key in _present(example, IMAGE_KEYS):
+        for key in present(example, IMAGE_KEYS):
             if example[key].dtype == np.uint8:
                 raise ValueError(
                     f"PasteCrop: {key!r} is uint8, so its zero canvas would be black; put Normalize"
                     " (with this key) before PasteCrop"
                 )
-        room = [side - self.size for side in _size(example)]
+        room = [side - self.size for side in image_size(example)]
         offset = [int(rng.integers(0, abs(space), endpoint=True)) for space in room]
         source = tuple(o if space > 0 else 0 for o, space in zip(offset, room, strict=True))
         target = tuple(0 if space > 0 else o for o, space in zip(offset, room, strict=True))
@@ -132,10 +136,10 @@ class Flip:
         _check_probability("Flip", self.p)
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        _size(example)
+        image_size(example)
         if rng.random() >= self.p:
             return dict(example)
-        keys = _present(example, PIXEL_KEYS)
+        keys = present(example, PIXEL_KEYS)
         return {**example, **{key: np.ascontiguousarray(example[key][:, ::-1]) for key in keys}}
 
 
@@ -144,11 +148,11 @@ class Flip:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Views:
-    """Example with `weak`, `strong1` and `strong2`, all equal to `image` (and sharing its memory)."""
+    """Example with `weak`, `strong1` and `strong2`, equal to `image` and sharing its memory."""
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        _need(example, "image")
-        _refuse(example, "weak", "strong1", "strong2")
+        need(example, "image")
+        refuse(example, "weak", "strong1", "strong2")
         image_hwc = example["image"]
         return {**example, "weak": image_hwc, "strong1": image_hwc, "strong2": image_hwc}
 
@@ -256,8 +260,8 @@ class CutBoxes:
         _check_interval("CutBoxes: ratio", *self.ratio)
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        h, w = _size(example)
-        _refuse(example, "cut1", "cut2")
+        h, w = image_size(example)
+        refuse(example, "cut1", "cut2")
         return {**example, "cut1": self._box(h, w, rng), "cut2": self._box(h, w, rng)}
 
     def _box(self, h: int, w: int, rng: np.random.Generator) -> np.ndarray:
@@ -294,11 +298,11 @@ class Normalize:
     std: tuple[float, float, float] = IMAGENET_STD
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        _need(example, *self.keys)
+        need(example, *self.keys)
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         out = dict(example)
         for key in self.keys:
-            _need_bytes("Normalize", key, example[key])
+            need_bytes("Normalize", key, example[key])
             image_hwc = example[key].astype(np.float32)
             image_hwc /= np.float32(255)
             image_hwc -= mean
@@ -307,7 +311,7 @@ class Normalize:
         if "label" in example:
             out["label"] = example["label"].astype(np.int32)
         if "saliency" in example:
-            _need_bytes("Normalize", "saliency", example["saliency"])
+            need_bytes("Normalize", "saliency", example["saliency"])
             out["saliency"] = example["saliency"].astype(np.float32) / np.float32(255)
         return out
 
@@ -319,83 +323,36 @@ class Keep:
     keys: tuple[str, ...]
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        _need(example, *self.keys)
+        need(example, *self.keys)
         return {key: v for key, v in example.items() if key in self.keys or key == "name"}
 
 
 # --------------------------------------------------------------------------------- helpers
 
 
-def _present(example: Example, keys: tuple[str, ...]) -> list[str]:
-    return [key for key in keys if key in example]
-
-
-def _title(example: Example) -> str:
-    return f"example {example['name']!r}" if "name" in example else "example"
-
-
-def _need(example: Example, *keys: str) -> None:
-    missing = [key for key in keys if key not in example]
-    if missing:
-        raise ValueError(
-            f"{_title(example)} has no {', '.join(missing)}; it has {', '.join(example) or 'nothing'}"
-        )
-
-
-def _refuse(example: Example, *keys: str) -> None:
-    taken = _present(example, keys)
-    if taken:
-        raise ValueError(
-            f"{_title(example)} already has {', '.join(taken)}; use each of Views, CutBoxes once"
-        )
-
-
-def _need_bytes(who: str, key: str, array: np.ndarray) -> None:
-    if array.dtype != np.uint8:
-        raise ValueError(
-            f"{who}: {key!r} is {array.dtype}, want uint8; put {who} before anything that normalises"
-        )
-
-
-def _size(example: Example) -> tuple[int, int]:
-    """(h, w) shared by all pixel-aligned entries; the mismatched one is named otherwise."""
-    keys = _present(example, PIXEL_KEYS)
-    if not keys:
-        _need(example, "image")
-    h, w = example[keys[0]].shape[:2]
-    for key in keys[1:]:
-        if example[key].shape[:2] != (h, w):
-            other_h, other_w = example[key].shape[:2]
-            raise ValueError(
-                f"{_title(example)}: {key} has {other_h}x{other_w} pixels but {keys[0]} has "
-                f"{h}x{w}; both must come from the same photo"
-            )
-    return h, w
-
-
 def _resize(example: Example, h: int, w: int, smooth: Image.Resampling) -> Example:
     out = dict(example)
-    for key in _present(example, PIXEL_KEYS):
+    for key in present(example, PIXEL_KEYS):
         array = example[key]
         if key in MASK_KEYS:
             boolean = array.dtype == bool
             source = array.view(np.uint8) if boolean else array
-            _need_bytes("resizing", key, source)
+            need_bytes("resizing", key, source)
             resized = np.array(Image.fromarray(source).resize((w, h), Image.Resampling.NEAREST))
             out[key] = resized.view(bool) if boolean else resized
         else:
-            _need_bytes("resizing", key, array)
+            need_bytes("resizing", key, array)
             out[key] = np.array(Image.fromarray(array).resize((w, h), smooth))
     return out
 
 
 def _window(example: Example, size: int, source, target, label_fill: int) -> Example:
     """Example cut to size x size: its pixel `source` (row, column) lands on pixel `target`."""
-    h, w = _size(example)
+    h, w = image_size(example)
     rows = slice(source[0], min(source[0] + size, h))
     columns = slice(source[1], min(source[1] + size, w))
     out = {"valid": np.ones((h, w), bool), **example}
-    for key in _present(out, PIXEL_KEYS):
+    for key in present(out, PIXEL_KEYS):
         piece = out[key][rows, columns]
         fill = label_fill if key == "label" else 0
         canvas = np.full((size, size, *piece.shape[2:]), fill, piece.dtype)
@@ -407,10 +364,10 @@ def _window(example: Example, size: int, source, target, label_fill: int) -> Exa
 
 def _map_images(transform, example: Example, rng: np.random.Generator, change: Callable) -> Example:
     """Example whose images `transform.keys` went through `change` with probability transform.p."""
-    _need(example, *transform.keys)
+    need(example, *transform.keys)
     out = dict(example)
     for key in transform.keys:
-        _need_bytes(type(transform).__name__, key, example[key])
+        need_bytes(type(transform).__name__, key, example[key])
         if rng.random() < transform.p:
             out[key] = np.array(change(Image.fromarray(example[key]), rng))
     return out

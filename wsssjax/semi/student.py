@@ -10,8 +10,23 @@ import jax.numpy as jnp
 import optax
 
 from wsssjax.core import optim, parallel
+from wsssjax.core.losses import masked_xent
+from wsssjax.core.state import TrainState
+from wsssjax.data.classes import read_class_names
+from wsssjax.models import registry
 
+CRITERIA = ("ce",)
 FROZEN = ("^backbone/", 0.0, 0.0)  # an optimizer group: no learning rate, no decay
+
+
+def build_model(config: Any) -> Any:
+    """The segmenter of config.model with one output per class of config.classes."""
+    return registry.build_segmenter(config.model, len(read_class_names(config.classes)))
+
+
+def predict(model: Any, variables: dict, image_bhwc: jax.Array) -> jax.Array:
+    """Logits [b,h,w,k]."""
+    return model.apply(variables, image_bhwc, train=False)[0]
 
 
 def optimizer(config: Any, params: Any) -> optax.GradientTransformation:
@@ -29,6 +44,11 @@ def trainable(config: Any, params: Any) -> dict:
     A frozen encoder so stays out of gradients, of the optimizer and of the devices' exchange.
     """
     return {"head": params["head"]} if config.model.freeze_encoder else dict(params)
+
+
+def init(config: Any, model: Any, key: jax.Array, *, teacher: bool) -> TrainState:
+    """State at step 0; the teacher starts as a copy of the student."""
+    raise NotImplementedError
 
 
 def descend(config: Any, state: Any, loss_fn: Callable) -> tuple[dict, Any, dict]:
@@ -50,11 +70,17 @@ def descend(config: Any, state: Any, loss_fn: Callable) -> tuple[dict, Any, dict
     return dict(state.params) | learned, opt, metrics
 
 
+def check_criterion(config: Any) -> None:
+    """ValueError unless config.criterion names a loss that exists."""
+    if config.criterion not in CRITERIA:
+        raise ValueError(f"config.criterion is {config.criterion!r}; there are {', '.join(CRITERIA)}")
+
+
+def labelled_loss(logits_bhwk: jax.Array, label_bhw: jax.Array) -> jax.Array:
+    """Mean cross-entropy over labelled pixels, those that are not IGNORE."""
+    return mean_or_zero(*masked_xent(logits_bhwk, label_bhw, jnp.ones(label_bhw.shape, bool)))
+
+
 def mean_or_zero(total: jax.Array, count: jax.Array) -> jax.Array:
     """total / count; 0 where nothing was counted, so that an empty batch teaches nothing."""
     return total / jnp.maximum(count, 1)
-
-
-def join(*parts: Any) -> Any:
-    """Equal trees of arrays as one tree, their leaves joined along the batch axis."""
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)

@@ -27,14 +27,13 @@ from wsssjax.semi import student, views
 
 def build(config: Any) -> Method:
     """The method for the train loop; what a step does is told at `train_step`."""
-    if config.criterion != "ce":
-        raise ValueError(f"config.criterion is {config.criterion!r}; there is only 'ce'")
+    student.check_criterion(config)
     if config.device_batch < 2:
         raise ValueError(f"config.device_batch is {config.device_batch}; want at least 2, since "
                          "CutMix takes its partners from the same device's batch")
     model = student.build_model(config)
     return Method(
-        init=functools.partial(student.init, config, model, ema=True),
+        init=functools.partial(student.init, config, model, teacher=True),
         step=functools.partial(train_step, config=config, model=model),
         predict=functools.partial(student.predict, model),
         loader=functools.partial(views.semi_loader, config),
@@ -133,8 +132,7 @@ def train_step(
 
     def loss_fn(part):
         logits_x, *logits = jnp.split(learn(part), [rows_x, rows_x + rows])
-        count_all = jnp.ones(batch["label"].shape, bool)
-        loss_x = student.mean_or_zero(*masked_xent(logits_x, batch["label"], count_all))
+        loss_x = student.labelled_loss(logits_x, batch["label"])
         losses = []
         for z_bhwk, cut in zip(logits, (batch["cut1"], batch["cut2"]), strict=True):
             targets = (cut_mix(t, cut) for t in (label_bhw, sure_bhw, valid_bhw))

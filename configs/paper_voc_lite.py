@@ -1,0 +1,86 @@
+"""The paper on a laptop CPU: real photos with tags and saliency → segmenter, scores and a report.
+
+    python -m wsssjax.train --config=configs/paper_voc_lite.py --config.data.root=FOLDER \\
+        --config.weights=efficientnet_lite0.safetensors --workdir=runs/voc_lite
+
+FOLDER is laid out as VOC is: JPEGImages/, SegmentationClassAug/ (masks: for scores and for the upper
+bound T), saliency/, tags.csv, train.txt and test.txt; see "Your own photos" in the README. The
+weights come from tools/convert_weights.py. Every threshold below was fixed on the training photos
+before any test photo was scored.
+"""
+
+import ml_collections
+
+from wsssjax.core.config import stage
+
+
+def get_config(arg=""):
+    if arg:
+        raise ValueError(f"config argument {arg!r}: this config takes none")
+    c = ml_collections.ConfigDict()
+    c.title = "The paper's recipe on real photos, with EfficientNet-Lite0"
+    c.seed = 0
+    c.classes = "voc"                    # class names: voc, coco or a file
+    c.weights = ""                       # ImageNet weights of EfficientNet-Lite0
+    c.arms = ("S", "M")                  # trainings of the segmenter; also ALL, T, S-sup
+
+    c.data = ml_collections.ConfigDict()
+    c.data.kind = "voc"
+    c.data.root = ""                     # folder of the photos; must be given
+
+    c.saliency = ml_collections.ConfigDict()
+    c.saliency.source = "data"           # the maps in the data set's folder `saliency`
+
+    c.cam_a = classifier("cam_voc_cam.py", c)
+    c.cam_b = classifier("cam_voc_eps.py", c)
+
+    c.proposals = ml_collections.ConfigDict()  # Felzenszwalb's superpixels at several scales
+    c.proposals.scales = (50, 150, 400)
+    c.proposals.sigma = 0.8
+    c.proposals.min_size = 50            # pixels
+
+    c.merge = ml_collections.ConfigDict()
+    c.merge.merge = "max_iou_imp2"       # the rule of sam_merge.py that joins labels and proposals
+
+    c.select = ml_collections.ConfigDict()
+    c.select.quota_spec = "voc/183"      # images per class: Table 2 of the paper
+    c.select.kind = "foreground"         # which IoU of two label maps; mean, mean_bg
+    c.select.min_area = 1                # pixels below which a class does not count as present
+
+    c.segmenter = segmenter(c)
+    c.segmenter_encoder = "weights"      # the ImageNet encoder, frozen
+
+    c.report = ml_collections.ConfigDict()
+    c.report.gallery = 6                 # photos in each of the report's galleries
+    return c
+
+
+def classifier(name, c):
+    """A classifier from tags alone, from ImageNet weights."""
+    t = stage(__file__, name)
+    t.seed = c.get_ref("seed")
+    t.classes = ""                       # filled in by the recipe, as data.packed and data.split
+    t.device_batch = 16
+    t.total_steps = 400
+    t.log_steps = 20
+    t.save_steps = 100
+    t.data.workers = 0
+    t.model.encoder_weights = c.get_ref("weights")
+    t.infer.canvas, t.infer.grid, t.infer.batch = "grid", 64, 8
+    return t
+
+
+def segmenter(c):
+    """A thin DPT head on the frozen ImageNet encoder, trained by UniMatch V2."""
+    s = stage(__file__, "semi_voc_unimatch_v2.py")
+    s.seed = c.get_ref("seed")
+    s.classes = ""
+    s.device_batch = 4                   # labelled photos a step; as many unlabelled
+    s.total_steps = 800
+    s.log_steps = 20
+    s.save_steps = 100
+    s.data.crop = 224
+    s.data.workers = 0
+    s.model.encoder_weights = c.get_ref("weights")
+    s.optim.lr = 2.5e-5                  # the head runs on 40 times this
+    return s

@@ -1,0 +1,101 @@
+"""The whole route on a laptop: generated photos with tags → segmenter, scores and a report.
+
+    python -m wsssjax.train --config=configs/quickstart.py --workdir=runs/quickstart
+    python -m wsssjax.train --config=configs/quickstart.py:tiny --workdir=runs/tiny
+
+About 12 minutes on two CPU cores; `:tiny` runs every step on a few images in under 2 minutes, and
+its scores mean nothing. Nothing is downloaded. The data set `shapes` is drawn by the step `prepare`
+(wsssjax/data/shapes.py); its truth scores the results and trains the upper bound T, nothing else.
+"""
+
+import ml_collections
+
+from wsssjax.core.config import stage
+
+
+def get_config(arg=""):
+    if arg not in ("", "tiny"):
+        raise ValueError(f"config argument {arg!r}: want nothing or 'tiny'")
+    tiny = arg == "tiny"
+    c = ml_collections.ConfigDict()
+    c.title = "Quickstart: from tags to a segmenter on generated photos"
+    c.seed = 0
+    c.classes = "shapes"                 # class names: voc, coco, shapes or a file
+    c.arms = ("S", "M", "ALL", "T", "S-sup")  # trainings of the segmenter; see wsssjax/steps.py
+
+    c.data = ml_collections.ConfigDict()
+    c.data.kind = "shapes"               # shapes: generated; voc: a folder like VOC's; image_folder
+    c.data.root = ""                     # folder of the photos, where they are not generated
+    c.data.train_count = 36 if tiny else 450
+    c.data.test_count = 12 if tiny else 150
+    c.data.size = 96                     # pixels, about the longer side of a generated photo
+    c.data.seed = 0                      # of the generator; the data set stays when `seed` changes
+
+    c.saliency = ml_collections.ConfigDict()
+    c.saliency.source = "mbd"            # minimum barrier distance; data: maps of the data set
+
+    c.cam_a = classifier("cam_voc_cam.py", c, tiny)
+    c.cam_b = classifier("cam_voc_eps.py", c, tiny)
+
+    c.proposals = ml_collections.ConfigDict()  # Felzenszwalb's superpixels at several scales
+    c.proposals.scales = (50, 150, 400)
+    c.proposals.sigma = 0.8
+    c.proposals.min_size = 20            # pixels
+
+    c.merge = ml_collections.ConfigDict()
+    c.merge.merge = "max_iou_imp2"       # the rule of sam_merge.py that joins labels and proposals
+
+    c.select = ml_collections.ConfigDict()
+    c.select.quota_spec = "auto"         # images per class
+    c.select.kind = "foreground"         # which IoU of two label maps; mean, mean_bg
+    c.select.min_area = 20               # pixels below which a class does not count as present
+
+    c.segmenter = segmenter(c, tiny)
+    c.segmenter_encoder = "cam_b"        # the recipe's own classifier is the encoder; frozen
+
+    c.report = ml_collections.ConfigDict()
+    c.report.gallery = 6                 # photos in each of the report's galleries
+    return c
+
+
+def classifier(name, c, tiny):
+    """A classifier from tags alone, trained from scratch on small photos."""
+    t = stage(__file__, name)
+    t.seed = c.get_ref("seed")
+    t.classes = ""                       # filled in by the recipe, as data.packed and data.split
+    t.device_batch = 16
+    t.total_steps = 4 if tiny else 400
+    t.log_steps = 2 if tiny else 20
+    t.save_steps = 2 if tiny else 100
+    t.data.long_side = (80, 128)         # pixels
+    t.data.crop = 96
+    t.data.workers = 0
+    t.model.encoder = "small_cnn"
+    t.model.output_stride = 8
+    t.model.dropout = 0.0
+    t.optim.name, t.optim.lr, t.optim.weight_decay = "adamw", 2e-3, 1e-4
+    t.optim.groups = ((".*", 1.0, 1.0),)
+    t.infer.scales = (1.0, 1.5)
+    t.infer.canvas, t.infer.grid, t.infer.batch = "grid", 32, 16
+    t.infer.threshold = 0.3 if name == "cam_voc_cam.py" else 0.3
+    return t
+
+
+def segmenter(c, tiny):
+    """A thin DPT head on the frozen classifier, trained by UniMatch V2."""
+    s = stage(__file__, "semi_voc_unimatch_v2.py")
+    s.seed = c.get_ref("seed")
+    s.classes = ""
+    s.device_batch = 8                   # labelled photos a step; as many unlabelled
+    s.total_steps = 4 if tiny else 200
+    s.log_steps = 2 if tiny else 10
+    s.save_steps = 2 if tiny else 50
+    s.data.crop = 96
+    s.data.mean, s.data.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    s.data.workers = 0
+    s.model.encoder = "small_cnn"
+    s.model.output_stride = 8
+    s.model.head_width = 24
+    s.optim.lr = 5e-5                    # the head runs on 40 times this
+    s.predict.multiple, s.predict.batch = 32, 16
+    return s

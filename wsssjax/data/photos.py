@@ -1,0 +1,119 @@
+"""Photos and saliency maps as arrays, from files and from bytes that nobody vouches for."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+
+MAX_PIXELS = 80_000_000  # about 240 MB as RGB; a file of a few kB can claim a million times that
+MAX_BYTES = 256 << 20
+PHOTO_MODES = ("L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "1")
+SIGNATURES = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
+_READERS = {"JPEG": JpegImageFile, "PNG": PngImageFile}
+_UPRIGHT = 0x0112  # EXIF tag: how the camera was held
+_QUARTER_TURNS = (5, 6, 7, 8)  # its values that exchange height and width
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """The content of an ordinary file; ValueError where it is empty or too large for an image."""
+    path = pathlib.Path(path)
+    if not path.is_file():  # a pipe or a device would block for ever
+        what = "not an ordinary file" if path.exists() else "no such file"
+        raise FileNotFoundError(f"{path}: {what}")
+    size = path.stat().st_size
+    if size == 0:
+        raise ValueError(f"{path}: empty (0 bytes); copy the file again")
+    if size > MAX_BYTES:
+        raise ValueError(f"{path}: {size} bytes, limit {MAX_BYTES}; save it smaller")
+    return path.read_bytes()
+
+
+def open_image(data: bytes, name: str | os.PathLike, formats: tuple[str, ...]) -> Image.Image:
+    """A PIL image whose pixels are decoded; ValueError names the file for anything else."""
+    image = _open(data, name, formats)
+    with _named(name, image.format):
+        image.load()
+    return image
+
+
+def _open(data: bytes, name: str | os.PathLike, formats: tuple[str, ...]) -> Image.Image:
+    """A PIL image of a size worth decoding, its pixels not decoded yet.
+
+    PIL's own `open` would print a warning about large images, so its readers are called directly.
+    """
+    kinds = " or ".join(formats)
+    found = [kind for kind in formats if data.startswith(SIGNATURES[kind])]
+    if not found:
+        raise ValueError(f"{name}: not a {kinds} file; save it as {kinds}")
+    with _named(name, found[0]):
+        image = _READERS[found[0]](io.BytesIO(data))
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{name}: {width} x {height} is over {MAX_PIXELS} pixels; scale it down")
+    return image
+
+
+@contextlib.contextmanager
+def _named(name: str | os.PathLike, kind: str) -> Iterator[None]:
+    """Turns the dozen exception types by which PIL tells of a broken file into one."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise ValueError(f"{name}: broken {kind} file ({reason}); save it again") from None
+
+
+def decode_photo(data: bytes, name: str | os.PathLike) -> np.ndarray:
+    """RGB pixels uint8 [h,w,3] of an encoded JPEG or PNG, upright as its EXIF orientation says.
+
+    name: what to call the photo in an error.
+    """
+    image = open_image(data, name, ("JPEG", "PNG"))
+    if image.mode not in PHOTO_MODES:
+        raise ValueError(f"{name}: photo of mode {image.mode}; save it with 8 bits per channel")
+    with _named(name, image.format):
+        if image.getexif().get(_UPRIGHT, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+    return np.asarray(image.convert("RGB"))
+
+
+def read_photo(path: str | os.PathLike) -> np.ndarray:
+    """RGB pixels uint8 [h,w,3] of a JPEG or PNG file."""
+    return decode_photo(read_bytes(path), path)
+
+
+def photo_size(path: str | os.PathLike) -> tuple[int, int]:
+    """(h, w) of a photo as `read_photo` gives it, from its header alone."""
+    image = _open(read_bytes(path), path, ("JPEG", "PNG"))
+    width, height = image.size
+    with _named(path, image.format):
+        turned = image.getexif().get(_UPRIGHT, 1) in _QUARTER_TURNS
+    return (width, height) if turned else (height, width)
+
+
+def decode_saliency(data: bytes, name: str | os.PathLike) -> np.ndarray:
+    """Saliency uint8 [h,w], 0..255, of an encoded 8-bit grey JPEG or PNG."""
+    image = open_image(data, name, ("JPEG", "PNG"))
+    if image.mode != "L":
+        raise ValueError(f"{name}: saliency of mode {image.mode}; save it as an 8-bit grey image")
+    return np.asarray(image)
+
+
+def read_saliency(path: str | os.PathLike) -> np.ndarray:
+    """Saliency uint8 [h,w], 0..255, of an 8-bit grey JPEG or PNG file."""
+    return decode_saliency(read_bytes(path), path)
+
+
+def encode_png(image_hwc: np.ndarray) -> bytes:
+    """PNG bytes of uint8 [h,w] or [h,w,3]; the same array gives the same bytes."""
+    file = io.BytesIO()
+    Image.fromarray(image_hwc).save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,234 @@
+"""The steps of the recipe that every `train` config with arms runs, and the order they stand in.
+
+    prepare ─ saliency ─┬ cam_a ─ labels_a ───────────────────────┐
+                        └ cam_b ─ labels_b ─┬ labels_b_plus ─ select ─ control_m ─ arm_… ─ test_… ─┐
+                                proposals ──┘                                          evaluate ─ report
+
+Each function below is one kind of step: (config, folder to fill, {input: its folder}).
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import shutil
+from typing import NamedTuple
+
+from wsssjax import predict, recipe, scoring, train
+from wsssjax.cam import __main__ as cam_command
+from wsssjax.cam import saliency as saliency_maps
+from wsssjax.core import config as configs
+from wsssjax.core import files, parallel
+from wsssjax.data import prepare as prepare_data
+from wsssjax.data.classes import read_class_names
+from wsssjax.refine import __main__ as refine_command
+from wsssjax.refine import proposals as proposal_files
+from wsssjax.report import __main__ as report_command
+from wsssjax.select import __main__ as select_command
+from wsssjax.select import control
+
+
+class Arm(NamedTuple):
+    """A training of the segmenter. labels: of the label set, or the truth.  chosen: who is labelled,
+    by Algorithm 1 (`select`), by its matched random control, or all.  method: who trains."""
+
+    labels: str
+    chosen: str
+    method: str
+
+
+ARMS = {
+    "S": Arm("labels_b_plus", "select", "unimatch_v2"),
+    "M": Arm("labels_b_plus", "control_m", "unimatch_v2"),
+    "ALL": Arm("labels_b_plus", "all", "supervised"),
+    "T": Arm("truth", "select", "unimatch_v2"),
+    "S-sup": Arm("labels_b_plus", "select", "supervised"),
+}
+
+
+def folder_name(arm: str) -> str:
+    """`s_sup` for the arm `S-sup`."""
+    return arm.lower().replace("-", "_")
+
+
+def where(prepared: pathlib.Path) -> dict[str, str]:
+    """Paths that the step `prepare` left: photos, truth, saliency, context, tags, classes, …"""
+    paths = files.read_json(prepared / "paths.json")
+    return {name: str(prepared / path) if path else "" for name, path in paths.items()}
+
+
+def prepare(config, out, inputs):
+    """Makes or checks the data set, packs it, and leaves the paths of its parts."""
+    prepare_data.for_recipe(config.data, out)
+
+
+def saliency(config, out, inputs):
+    """A saliency map per training photo, by a detector that knows nothing of the data set."""
+    saliency_maps.saliency_folder(where(inputs["prepare"])["train_photos"], out)
+
+
+def train_cam(config, out, inputs):
+    """A classifier that localises."""
+    paths = where(inputs["prepare"])
+    with config.unlocked():
+        config.classes = paths["classes"]
+        config.data.packed, config.data.split = paths["packed"], "train"
+        if "saliency" in config.data:
+            made = inputs.get("saliency")
+            config.data.saliency = str(made) if made else paths["saliency"]
+    train.train(config, out)
+
+
+def infer_cam(config, out, inputs):
+    """The classifier's label maps of the training photos."""
+    paths = where(inputs["prepare"])
+    weights = next(path for name, path in inputs.items() if name.startswith("cam_"))
+    with config.unlocked():
+        config.classes = paths["classes"]
+    cam_command.run(config, weights, paths["train_photos"], paths["tags"], out, save=("labels",))
+
+
+def propose(config, out, inputs):
+    """Class-agnostic masks of the training photos."""
+    photos = files.photo_paths(where(inputs["prepare"])["train_photos"])
+    proposal_files.propose_folder(photos, out, config.proposals.to_dict())
+
+
+def merge(config, out, inputs):
+    """B+: the label maps of B with the proposals merged in."""
+    classes = where(inputs["prepare"])["classes"]
+    refine_command.run(method="sam", labels=str(inputs["labels_b"]), classes=classes,
+                       proposals=str(inputs["proposals"]), out=str(out), **config.merge)
+
+
+def select(config, out, inputs):
+    """Algorithm 1: the labels to trust."""
+    paths = where(inputs["prepare"])
+    select_command.run(first=str(inputs["labels_a"]), second=str(inputs["labels_b_plus"]),
+                       out=str(out), images=paths["train_photos"], classes=paths["classes"],
+                       ids=paths["train"], **config.select)
+
+
+def draw_control(config, out, inputs):
+    """The matched random draw."""
+    control.run(selection=str(inputs["select"]), out=str(out), seed=config.seed)
+
+
+def train_arm(config, arm: Arm, out, inputs):
+    """One training of the segmenter: writes the lists of the arm, then trains."""
+    paths = where(inputs["prepare"])
+    labels = paths["truth"] if arm.labels == "truth" else str(inputs[arm.labels])
+    photos = files.photo_paths(paths["train_photos"])
+    chosen = set(photos)
+    if arm.chosen != "all":
+        lines = (inputs[arm.chosen] / "labeled.txt").read_text(encoding="utf-8").splitlines()
+        chosen = {pathlib.Path(line.split()[0]).stem for line in lines if line}
+    for name, wanted in (("labeled", True), ("unlabeled", False)):
+        lines = [f"{photo} {labels}/{name_}.png\n" for name_, photo in photos.items()
+                 if (name_ in chosen) == wanted]
+        with files.atomic(out / f"{name}.txt", "w") as file:
+            file.writelines(lines)
+    with config.unlocked():
+        config.method, config.classes, config.data.root = arm.method, paths["classes"], ""
+        config.data.labeled = str(out / "labeled.txt")
+        config.data.unlabeled = str(out / "unlabeled.txt")
+        if "cam_b" in inputs:
+            config.model.encoder_weights = str(inputs["cam_b"] / "weights.safetensors")
+    train.train(config, out)
+
+
+def test_arm(config, arm_name: str, out, inputs):
+    """The label maps of the test photos, by the student of the last step."""
+    paths = where(inputs["prepare"])
+    weights = inputs[f"arm_{folder_name(arm_name)}"]
+    with config.unlocked():
+        config.classes = paths["classes"]
+    predict.run(config, weights / "weights.safetensors", paths["test_photos"], out,
+                save=("labels",))
+
+
+def evaluate(config, out, inputs):
+    """All scores of the run, as `results.json`; the only step that reads the truth, beside arm T."""
+    results, gallery = scoring.score_run(config, inputs, where(inputs["prepare"]))
+    files.write_json(out / "gallery.json", gallery)
+    files.write_json(out / "results.json", results)
+
+
+def report(config, out, inputs):
+    """`results.json` and `report.html` in the run folder."""
+    run_folder = out.parent
+    with files.atomic(run_folder / "results.json") as file:
+        file.write((inputs["evaluate"] / "results.json").read_bytes())
+    report_command.run(run_folder)
+
+
+def _plain(config, *names: str) -> dict:
+    """The named fields of the recipe's config as JSON values: what a step depends on."""
+    whole = configs.to_dict(config)
+    return {name: whole[name] for name in names}
+
+
+def build(config, workdir: pathlib.Path) -> list[recipe.Step]:
+    """The recipe's steps in their order."""
+    seed = ("seed",)
+
+    def part(name):
+        return config[name].copy_and_resolve_references()
+
+    def step(name, function, inputs=(), fields=(), batch=0, **more):
+        # Each run gets a copy of its own: a step fills in paths that nothing else may see.
+        def call(out, folders):
+            function(out=out, inputs=folders)
+
+        return recipe.Step(name, call, inputs, _plain(config, *fields), batch=batch, **more)
+
+    bind = functools.partial
+    ours = config.saliency.source == "mbd"
+    first, second = ("prepare",), ("prepare", "saliency") if ours else ("prepare",)
+    out = [step("prepare", bind(prepare, config), (), ("data", "classes", *seed))]
+    if ours:
+        out.append(step("saliency", bind(saliency, config), first, ("saliency",)))
+    for name, inputs in (("a", first), ("b", second)):
+        cam = f"cam_{name}"
+        batch = config[cam].device_batch
+        out.append(step(cam, bind(train_cam, part(cam)), inputs, (cam, *seed), batch))
+        out.append(step(f"labels_{name}", bind(infer_cam, part(cam)), ("prepare", cam), (cam,)))
+    out += [
+        step("proposals", bind(propose, config), first, ("proposals",)),
+        step("labels_b_plus", bind(merge, config), ("prepare", "labels_b", "proposals"), ("merge",)),
+        step("select", bind(select, config), ("prepare", "labels_a", "labels_b_plus"), ("select",)),
+        step("control_m", bind(draw_control, config), ("select",), seed),
+    ]
+    for name in config.arms:
+        arm = configs.choose(ARMS, name, "config.arms")
+        chosen = () if arm.chosen == "all" else (arm.chosen,)
+        labels = () if arm.labels == "truth" else (arm.labels,)
+        encoder = ("cam_b",) if config.segmenter_encoder == "cam_b" else ()
+        own = folder_name(name)
+        out.append(step(f"arm_{own}", bind(train_arm, part("segmenter"), arm),
+                        ("prepare", *labels, *chosen, *encoder), ("segmenter", *seed),
+                        config.segmenter.device_batch))
+        out.append(step(f"test_{own}", bind(test_arm, part("segmenter"), name),
+                        ("prepare", f"arm_{own}"), ("segmenter",)))
+    before = tuple(s.name for s in out)
+    out.append(step("evaluate", bind(evaluate, config), before, ("title", "arms", "report", *seed)))
+    out.append(step("report", bind(report, config), ("evaluate",), (),
+                    outputs=("results.json", "report.html")))
+    return out
+
+
+def run_recipe(config, workdir: pathlib.Path, *, redo: tuple[str, ...] = ()) -> None:
+    """Runs what is missing of the recipe and prints its table."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    names = read_class_names(config.classes)
+    context = recipe.Context(workdir, names, config.seed, parallel.device_count())
+    todo = recipe.run(build(config, workdir), context, redo=redo, say=lambda t: print(t, flush=True))
+    if not todo:
+        print("nothing to do: every step is done and unchanged")
+    from rich.console import Console
+
+    from wsssjax.report import tables
+
+    for table in tables.render(files.read_json(workdir / "results.json")):
+        Console().print(table)
+    print(f"report: {workdir / 'report.html'}")
