@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import pathlib
-import shutil
 from typing import NamedTuple
 
 from wsssjax import predict, recipe, scoring, train
@@ -19,8 +18,10 @@ from wsssjax.cam import __main__ as cam_command
 from wsssjax.cam import saliency as saliency_maps
 from wsssjax.core import config as configs
 from wsssjax.core import files, parallel
+from wsssjax.data import builders, layout, records
 from wsssjax.data import prepare as prepare_data
 from wsssjax.data.classes import read_class_names
+from wsssjax.data.shapes import CONTEXT_CLASSES
 from wsssjax.refine import __main__ as refine_command
 from wsssjax.refine import proposals as proposal_files
 from wsssjax.report import __main__ as report_command
@@ -59,7 +60,22 @@ def where(prepared: pathlib.Path) -> dict[str, str]:
 
 def prepare(config, out, inputs):
     """Makes or checks the data set, packs it, and leaves the paths of its parts."""
-    prepare_data.for_recipe(config.data, out)
+    data = config.data
+    if data.kind == "shapes":
+        found = builders.draw_shapes(train=data.train_count, test=data.test_count, size=data.size,
+                                     seed=data.seed)
+    else:
+        found = records.collect(data.kind, data.root, splits=("train", "test"),
+                                classes="" if data.kind == "folder" else config.classes)
+    paths = layout.unfold(found, out)
+    if not paths["truth"]:
+        raise ValueError(f"{data.root}: holds no masks of the test photos; the scores need them")
+    if data.kind == "shapes":
+        with files.atomic(out / "context_classes.txt", "w") as file:
+            file.write("\n".join(CONTEXT_CLASSES) + "\n")
+        paths["context_classes"] = "context_classes.txt"
+    prepare_data.pack(data.kind, found, out / "packed")  # without truth: what learns cannot see it
+    files.write_json(out / "paths.json", paths | {"packed": "packed"})
 
 
 def saliency(config, out, inputs):
@@ -149,7 +165,12 @@ def test_arm(config, arm_name: str, out, inputs):
 
 def evaluate(config, out, inputs):
     """All scores of the run, as `results.json`; the only step that reads the truth, beside arm T."""
-    results, gallery = scoring.score_run(config, inputs, where(inputs["prepare"]))
+    seen = "I+S"  # tags and saliency; superpixels know nothing
+    supervision = {"A": "I", "B": seen, "B+": seen}
+    arms = {name: ARMS[name] for name in config.arms}
+    supervision |= {n: f"{seen}+F" if arm.labels == "truth" else seen for n, arm in arms.items()}
+    results, gallery = scoring.score_run(config, inputs, where(inputs["prepare"]), supervision,
+                                         arms)
     files.write_json(out / "gallery.json", gallery)
     files.write_json(out / "results.json", results)
 
@@ -221,8 +242,9 @@ def run_recipe(config, workdir: pathlib.Path, *, redo: tuple[str, ...] = ()) -> 
     """Runs what is missing of the recipe and prints its table."""
     workdir.mkdir(parents=True, exist_ok=True)
     names = read_class_names(config.classes)
+    steps = build(config, workdir)
     context = recipe.Context(workdir, names, config.seed, parallel.device_count())
-    todo = recipe.run(build(config, workdir), context, redo=redo, say=lambda t: print(t, flush=True))
+    todo = recipe.run(steps, context, redo=redo, say=lambda t: print(t, flush=True))
     if not todo:
         print("nothing to do: every step is done and unchanged")
     from rich.console import Console

@@ -117,9 +117,10 @@ def test_selection_is_one_decision_per_class_and_image_without_gradient():
 def test_zero_padding_is_supervised_as_background():
     logits, saliency, tags = random_case(4)
     saliency[:, 28:] = 0.0
-    grads = jax.grad(lambda x: eps.saliency_loss(x, saliency, tags, **OPTIONS)[0])(logits)
-    # Descent raises the background's logit where the crop is padding.
-    assert (np.asarray(grads)[:, 4:, :, -1] < 0).mean() > 0.95
+    options = {**OPTIONS, "selection": "naive"}
+    grads = jax.grad(lambda x: eps.saliency_loss(x, saliency, tags, **options)[0])(logits)
+    # Descent raises the background's logit wherever the crop is padding.
+    assert (np.asarray(grads)[:, 4:, :, -1] < 0).all()
 
 
 def test_none_compares_saliency_with_what_the_background_leaves():

@@ -39,7 +39,7 @@ def test_distance_is_never_below_exact_and_close_to_it():
     # Enough sweeps settle; what is left is the error of keeping one path per pixel.
     settled = saliency.barrier_distance(values, scans=60)
     np.testing.assert_array_equal(settled, saliency.barrier_distance(values, scans=61))
-    assert (settled <= got).all() and (settled - want).mean() < 0.1 * want.mean()
+    assert (settled <= got).all() and (settled - want).mean() < 0.15 * want.mean()
 
 
 def test_distance_is_exact_where_one_barrier_surrounds_a_plateau():

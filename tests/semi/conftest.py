@@ -1,5 +1,6 @@
 """A segmenter small enough to be written a second time in torch, line by line."""
 
+import functools
 import pathlib
 
 import flax.linen as nn
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from wsssjax.core import config as configs
+from wsssjax.core import parallel
 from wsssjax.core import state as states
 from wsssjax.semi import student
 
@@ -82,13 +84,15 @@ def load_config(name="semi_voc_unimatch_v2", **changes):
     return config
 
 
-def make_state(config, model, teacher=True, seed=0):
-    """A state at step 0 with weights large enough for confident classes."""
-    variables = model.init(jax.random.key(seed), jnp.zeros((1, 8, 8, 3)), train=False)
+def make_state(config, model, *, teacher=True, devices=1, seed=0):
+    """A state at step 0 with weights that make some pixels confident and some not."""
+    shapes = jax.eval_shape(
+        functools.partial(model.init, train=False), jax.random.key(seed), jnp.zeros((1, 8, 8, 3)))
     rng = np.random.default_rng(seed)
     variables = jax.tree.map(
-        lambda x: jnp.asarray(rng.normal(0, 1.0, x.shape), jnp.float32), variables)
-    return states.create(variables, student.optimizer(config, variables["params"]), ema=teacher)
+        lambda x: jnp.asarray(rng.normal(0, 0.35, x.shape), jnp.float32), shapes)
+    state = states.create(variables, student.optimizer(config, variables["params"]), ema=teacher)
+    return parallel.replicate(state, devices=devices)
 
 
 def make_batch(seed, rows=4, size=8):

@@ -91,7 +91,7 @@ class TorchRun:
             self.teacher[n] = alpha * self.teacher[n] + (1 - alpha) * self.student[n].detach()
         sure = (conf >= config.conf_threshold) & batch["valid"]
         ratio = float(sure.sum() / batch["valid"].sum())
-        return {"loss": float(loss), "loss_x": float(loss_x), "loss_u": float(loss_u),
+        return {"loss": loss.item(), "loss_x": loss_x.item(), "loss_u": loss_u.item(),
                 "mask_ratio": ratio, **norms}
 
 
@@ -103,20 +103,20 @@ def flat(params):
 @pytest.mark.parametrize("widths", [(6, 6, 6, 6), (3, 4, 5, 6)])
 def test_three_steps_match_torch(kit, freeze, widths):
     torch = pytest.importorskip("torch")
-    config = kit.config(model__freeze_encoder=freeze, conf_threshold=0.6)
+    config = kit.config(model__freeze_encoder=freeze, conf_threshold=0.5)
     model = kit.model(widths)
     state = kit.state(config, model)
     run = TorchRun(torch, kit, config, state.params)
     start = jax.tree.map(np.array, state.params)
     key = jax.random.key(3)
+    step = parallel.compile_step(
+        functools.partial(unimatch_v2.train_step, config=config, model=model), devices=1)
     for k in range(3):
-        kept, whole = unimatch_v2.draw_drop(jax.random.fold_in(key, k), 4, widths)
-        step = parallel.compile_step(functools.partial(
-            unimatch_v2.train_step, config=config, model=model,
-            draw=lambda *_, drawn=(kept, whole): drawn), devices=1)
         state, got = step(state, kit.batch(k), key)
+        own_key = jax.random.fold_in(jax.random.fold_in(key, k), 0)  # of step k on device 0
+        kept, whole = unimatch_v2.draw_drop(own_key, 4, widths)
         want = run.step(k, kit.batch(k), kept, np.array(whole))
-        assert 0.1 < want["mask_ratio"] < 0.9, "the threshold must bite for this test to mean much"
+        assert 0.1 < want["mask_ratio"] < 0.9, "some pixels must teach and some must not"
         assert set(got) == set(want)
         for name, value in want.items():
             np.testing.assert_allclose(got[name], value, rtol=2e-4, atol=1e-7, err_msg=name)
@@ -146,7 +146,7 @@ def test_two_devices_average_the_gradients_of_two_single_steps(kit):
 
     def moved(batch, devices):
         new, metrics = parallel.compile_step(step, devices=devices)(
-            kit.state(config, model), batch, jax.random.key(0))
+            kit.state(config, model, devices=devices), batch, jax.random.key(0))
         return {n: np.array(x) - start[n] for n, x in flat(new.params).items()}, metrics
 
     (one, metrics_1), (two, metrics_2) = (moved(half, 1) for half in halves)
@@ -168,7 +168,8 @@ def test_devices_draw_their_own_dropout(kit):
     config = kit.config()
     step = functools.partial(unimatch_v2.train_step, config=config, model=kit.model(), draw=draw)
     batch = {k: np.concatenate([v, v]) for k, v in kit.batch(0).items()}
-    parallel.compile_step(step, devices=2)(kit.state(config, kit.model()), batch, jax.random.key(0))
+    state = kit.state(config, kit.model(), devices=2)
+    parallel.compile_step(step, devices=2)(state, batch, jax.random.key(0))
     jax.effects_barrier()
     assert len(seen) == 2 and (seen[0] != seen[1]).any()
 
@@ -215,14 +216,15 @@ def test_drop_masks_average_to_one_and_leave_every_pair_whole_equally_often():
 @pytest.mark.parametrize("rows", [1, 2, 5])
 def test_cut_mix_matches_a_loop(rows):
     rng = np.random.default_rng(rows)
-    image, label = rng.normal(size=(rows, 4, 6, 3)), rng.integers(0, 9, (rows, 4, 6))
+    image = rng.normal(size=(rows, 4, 6, 3)).astype(np.float32)
+    label = rng.integers(0, 9, (rows, 4, 6)).astype(np.int32)
     box = rng.random((rows, 4, 6)) < 0.4
     for array in (image, label):
         want = array.copy()
         for b, y, x in np.argwhere(box):
             want[b, y, x] = array[rows - 1 - b, y, x]
         np.testing.assert_array_equal(
-            unimatch_v2.cut_mix(jnp.asarray(array), jnp.asarray(box)), want.astype(array.dtype))
+            unimatch_v2.cut_mix(jnp.asarray(array), jnp.asarray(box)), want)
 
 
 def test_pseudo_labels_match_softmax():
@@ -239,15 +241,11 @@ def test_a_pixel_exactly_at_the_threshold_teaches(kit):
     label, conf = unimatch_v2.pseudo_labels(jnp.zeros((1, 2, 2, 2)))
     np.testing.assert_array_equal(conf, np.full((1, 2, 2), 0.5, np.float32))
     config = kit.config(conf_threshold=0.2)  # five classes at zero: 1/5
-    ratios = []
-    for threshold in (0.2, 0.2000001):
-        config.conf_threshold = threshold
-        state = kit.state(config, kit.model())
-        state = state.replace(ema=jax.tree.map(jnp.zeros_like, state.ema))
-        step = functools.partial(unimatch_v2.train_step, config=config, model=kit.model())
-        _, metrics = parallel.compile_step(step, devices=1)(state, kit.batch(0), jax.random.key(0))
-        ratios.append(float(metrics["mask_ratio"]))
-    assert ratios == [1.0, 0.0]
+    state = kit.state(config, kit.model())
+    state = state.replace(ema=jax.tree.map(jnp.zeros_like, state.ema))
+    step = functools.partial(unimatch_v2.train_step, config=config, model=kit.model())
+    _, metrics = parallel.compile_step(step, devices=1)(state, kit.batch(0), jax.random.key(0))
+    assert float(metrics["mask_ratio"]) == 1.0
 
 
 def test_no_labelled_and_no_valid_pixel_leaves_the_student_where_it_was(kit):

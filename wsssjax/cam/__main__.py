@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pathlib
+import warnings
 
 import jax
+from PIL import ExifTags, Image
 
 from wsssjax.cam import cam, cam_file, eps, infer
 from wsssjax.core import cli, config, files, parallel, progress, weights
@@ -63,7 +65,7 @@ def run(settings, weights_path, images, tags, out, *, save=("cams", "labels")) -
     parallel.start()
     method, variables = restored(settings, weights_path)
     compiled = jax.jit(infer.mirrored(method.predict, settings.infer.flip))
-    batches = infer.plan({name: photos.photo_size(path) for name, path in paths.items()},
+    batches = infer.plan({name: photo_size(path) for name, path in paths.items()},
                          settings.infer)
     with progress.Progress(len(paths), "cam") as bar:
         for batch in batches:
@@ -87,6 +89,19 @@ def restored(settings, weights_path):
     method = build(settings)
     template = jax.eval_shape(method.init, jax.random.key(0)).variables()
     return method, weights.restore(template, weights.load(weights_path))
+
+
+def photo_size(path: pathlib.Path) -> tuple[int, int]:
+    """(h, w) of a photo as `photos.read_photo` returns it, from its header."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=("JPEG", "PNG")) as image:
+                w, h = image.size
+                lying = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+                return (w, h) if lying else (h, w)
+    except Exception:  # whatever PIL dislikes, the reader names it in one line
+        return photos.read_photo(path).shape[:2]
 
 
 def _write(out, name, maps, threshold, save):

@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from PIL import Image
 
 from wsssjax.core import optim, parallel, state
 from wsssjax.core.state import TrainState
-from wsssjax.data import classes, loader, sources, transforms
+from wsssjax.data import classes, loader, photos, sources, transforms
 
 
 def foreground_count(config) -> int:
@@ -100,7 +99,9 @@ def batches(config, *, saliency: bool):
         transforms.Keep(keys=keys),
     )
     rows = config.device_batch * parallel.device_count()
-    return loader.Loader(source, steps, batch=rows, seed=config.seed, workers=data.workers)
+    index, count = parallel.process()
+    return loader.Loader(source, steps, batch=rows, seed=config.seed, workers=data.workers,
+                         process_index=index, process_count=count)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,28 +114,8 @@ class ReadSaliency:
         base = pathlib.Path(self.folder) / example["name"]
         # Not with_suffix: an id may hold a dot.
         paths = [base.with_name(base.name + suffix) for suffix in (".png", ".jpg")]
-        found = [path for path in paths if path.is_file()]
-        if not found:
-            raise ValueError(f"{paths[0]}: no saliency map for the photo {example['name']!r}; make "
-                             "it with python -m wsssjax.cam.saliency")
-        return {**example, "saliency": read_saliency(found[0], example["image"].shape[:2])}
-
-
-def read_saliency(path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [h,w], 0..255; ValueError if the file is broken or not of the photo's size.
-
-    Coloured files are averaged over their channels.
-    """
-    try:
-        with Image.open(path) as image:
-            # Judged by the header: what it promises is not worth memory yet.
-            if (image.height, image.width) != size:
-                raise ValueError(f"has {image.height}x{image.width} pixels, its photo "
-                                 f"{size[0]}x{size[1]}")
-            if image.mode not in ("L", "RGB", "P"):
-                raise ValueError(f"has mode {image.mode}, want 8-bit grey")
-            pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: bad saliency map ({error}); make it again with "
-                         "python -m wsssjax.cam.saliency") from None
-    return pixels if pixels.ndim == 2 else np.rint(pixels.mean(-1)).astype(np.uint8)
+        for path in paths:
+            if path.is_file():
+                return {**example, "saliency": photos.read_saliency(path)}
+        raise ValueError(f"{paths[0]}: no saliency map for the photo {example['name']!r}; make it "
+                         "with python -m wsssjax.cam.saliency")

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from skimage.morphology import reconstruction
 
-from wsssjax.core import cli, files, progress
+from wsssjax.core import cli, files, threads
 from wsssjax.data import photos
 
 WORK_SIDE = 300  # pixels; the paper measures every length on an image of this size
@@ -86,12 +86,16 @@ def saliency_folder(images: str | pathlib.Path, out: str | pathlib.Path) -> list
     out.mkdir(parents=True, exist_ok=True)
     files.sweep(out)
     todo = [name for name in paths if not (out / f"{name}.png").exists()]
-    for name in progress.track(todo, len(todo), "saliency"):
+
+    def make(name):
         map_hw = saliency(photos.read_photo(paths[name]))
-        ok, encoded = cv2.imencode(".png", map_hw)
-        assert ok, name
         with files.atomic(out / f"{name}.png") as file:
-            file.write(encoded.tobytes())
+            file.write(photos.encode_png(map_hw))
+
+    # Compiled and cached once, before threads ask for it at the same time.
+    barrier_distance(np.zeros((3, 3), np.float32))
+    for _ in threads.each(make, todo, "saliency"):
+        pass
     return todo
 
 
@@ -105,7 +109,7 @@ def main(arguments: list[str]) -> None:
     saliency_folder(flags.images, flags.out)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _sweep(values_hw, scans):
     """Distance map after `scans` sweeps; each pixel takes over the path of a visited neighbour."""
     h, w = values_hw.shape

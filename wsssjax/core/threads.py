@@ -11,6 +11,7 @@ from wsssjax.core import progress
 
 A = TypeVar("A")
 B = TypeVar("B")
+CHUNK = 16  # items a thread does at a time: handing over each small file alone costs more than it
 
 
 def usable_cores() -> int:
@@ -20,17 +21,21 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def each(function: Callable[[A], B], items: Sequence[A], label: str = "",
-         threads: int | None = None, unit: str = "images") -> Iterator[B]:
-    """`function(item)` for each item, in their order, as soon as it is known.
+def each(function: Callable[[A], B], items: Sequence[A], label: str = "", *,
+         threads: int | None = None, chunk: int = CHUNK) -> Iterator[B]:
+    """`function(item)` for each item, in their order.
 
     label: shown with rate and time left; "" shows nothing.  threads: None means one a core.
     Decoders and array code let go of Python's lock, so threads are enough and nothing is copied.
     """
+    def do(part):
+        return [function(item) for item in part]
+
+    parts = [items[i:i + chunk] for i in range(0, len(items), chunk)]
     pool = ThreadPoolExecutor(threads or usable_cores())
     try:
-        results = pool.map(function, items)
-        yield from progress.track(results, len(items), label, unit) if label else results
+        results = (result for part in pool.map(do, parts) for result in part)
+        yield from progress.track(results, len(items), label) if label else results
     finally:
         # After an error nobody wants the thousands of items still queued.
         pool.shutdown(wait=True, cancel_futures=True)

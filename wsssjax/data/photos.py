@@ -82,6 +82,7 @@ def decode_photo(data: bytes, name: str | os.PathLike) -> np.ndarray:
     with _named(name, image.format):
         if image.getexif().get(_UPRIGHT, 1) != 1:
             image = ImageOps.exif_transpose(image)
+    image.info.pop("transparency", None)  # PIL would warn that it drops it
     return np.asarray(image.convert("RGB"))
 
 

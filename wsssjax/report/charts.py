@@ -1,6 +1,6 @@
 """Small SVG charts as text: drawn in CSS colours, so they follow the page into dark mode.
 
-All have one width in CSS pixels and are shown at that size, so that labels stay readable on a phone.
+All have one width in CSS pixels and are shown at that size: labels stay readable on a phone.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import math
 
-WIDTH, HEIGHT = 340, 206
+WIDTH, HEIGHT = 320, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 36
 _INNER_W, _INNER_H = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
 COLORS = 6  # CSS classes c0 .. c5; each comes with a dash pattern of its own
@@ -39,13 +39,13 @@ def lines(series: dict[str, list[tuple[float, float]]], *, label: str, x: str, y
           top: float | None = None) -> str:
     """SVG of one line a name over a common axis. label: what a screen reader says.
 
-    top: upper end of the y axis; None: as high as the largest value asks.
+    top: the y axis ends there and begins at 0; None: as far as the values ask.
     """
     drawn = {name: thin(curve) for name, curve in series.items()}
     points = [point for curve in drawn.values() for point in curve]
     x_ticks = ticks(0, max(px for px, _ in points))
     high = max(py for _, py in points) if top is None else top
-    y_ticks = ticks(min(0.0, min(py for _, py in points)), high)
+    y_ticks = ticks(0.0 if top else min(0.0, min(py for _, py in points)), high)
     to_x, to_y = _scales(x_ticks, y_ticks)
     parts = [_axes(x_ticks, y_ticks, x, y)]
     for i, curve in enumerate(drawn.values()):
@@ -83,7 +83,10 @@ def histogram(edges: list[float], layers: dict[str, list[float]], *, label: str,
 
 
 def quota_bar(quota: float, taken: float, held: float, most: float) -> str:
-    """SVG of one table row: what filled the quota dark, further images light, a tick at the quota."""
+    """SVG of one table row: `taken` dark, what is `held` beyond it light, a tick at `quota`.
+
+    most: the number that a full row stands for.
+    """
     def x(value):
         return f"{1 + 118 * min(value / most, 1.0) if most else 1:.1f}"
 
@@ -118,11 +121,13 @@ def _axes(x_ticks, y_ticks, x: str, y: str) -> str:
     for value in y_ticks:
         at = to_y(value)
         parts.append(f'<path class="grid" d="M{_LEFT} {at:.1f}H{WIDTH - _RIGHT}"/>'
-                     f'<text x="{_LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{_tick(value)}</text>')
+                     f'<text x="{_LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">'
+                     f'{_tick(value)}</text>')
     for value in x_ticks:
         at = to_x(value)
         parts.append(f'<path class="axis" d="M{at:.1f} {foot}v4"/>'
-                     f'<text x="{at:.1f}" y="{foot + 16}" text-anchor="middle">{_tick(value)}</text>')
+                     f'<text x="{at:.1f}" y="{foot + 16}" text-anchor="middle">'
+                     f'{_tick(value)}</text>')
     parts.append(f'<path class="axis" d="M{_LEFT} {foot}H{WIDTH - _RIGHT}"/>')
     middle = _LEFT + _INNER_W / 2
     parts.append(f'<text x="{middle:.0f}" y="{HEIGHT - 3}" text-anchor="middle">{html.escape(x)}'

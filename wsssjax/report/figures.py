@@ -9,26 +9,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from wsssjax.core.constants import BACKGROUND, IGNORE
+from wsssjax.data import label_map
 
 OPACITY = 0.65  # of a class colour over the photo
-_VOID = (224, 224, 192)  # the colour that VOC viewers give to IGNORE
-
-
-def palette() -> np.ndarray:
-    """uint8 [256, 3], the VOC colours: the bits of a class number spread over red, green, blue."""
-    numbers = np.arange(256)
-    colors = np.zeros((256, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            colors[:, channel] |= (((numbers >> channel) & 1) << (7 - bit)).astype(np.uint8)
-        numbers >>= 3
-    colors[IGNORE] = _VOID
-    return colors
 
 
 def color(index: int) -> str:
     """The class's colour as `#rrggbb`."""
-    return "#{:02x}{:02x}{:02x}".format(*palette()[index])
+    return "#{:02x}{:02x}{:02x}".format(*label_map.palette()[index])
 
 
 def fit(size_hw: tuple[int, int], side: int) -> tuple[int, int]:
@@ -44,11 +32,11 @@ def photo_uri(photo_hw3: np.ndarray, size_hw: tuple[int, int]) -> str:
 
 def label_uri(label_hw: np.ndarray, size_hw: tuple[int, int]) -> str:
     """The label map as a PNG data URI whose background is clear, to be laid over its photo."""
-    label_hw = np.asarray(_resized(label_hw, size_hw, Image.Resampling.NEAREST))
+    label_hw = outlined(np.asarray(_resized(label_hw, size_hw, Image.Resampling.NEAREST)))
     # Only the colours in use, so that a map of few classes takes two or four bits a pixel.
     values, dense_hw = np.unique(label_hw, return_inverse=True)
     image = Image.fromarray(dense_hw.reshape(label_hw.shape).astype(np.uint8), "P")
-    image.putpalette(palette()[values].tobytes())
+    image.putpalette(label_map.palette()[values].tobytes())
     alpha = np.where(values == BACKGROUND, 0, round(255 * OPACITY)).astype(np.uint8)
     return _uri(image, "PNG", optimize=True, transparency=alpha.tobytes())
 
@@ -58,9 +46,18 @@ def overlay(photo_hw3: np.ndarray, label_hw: np.ndarray, opacity: float = OPACIT
     if photo_hw3.shape[:2] != label_hw.shape:
         raise ValueError(f"label map is {label_hw.shape} pixels, its photo {photo_hw3.shape[:2]}; "
                          "want the same size")
-    mixed_hw3 = (1 - opacity) * photo_hw3 + opacity * palette()[label_hw]
+    mixed_hw3 = (1 - opacity) * photo_hw3 + opacity * label_map.palette()[label_hw]
     return np.where((label_hw == BACKGROUND)[..., None], photo_hw3, np.rint(mixed_hw3)).astype(
         np.uint8)
+
+
+def outlined(label_hw: np.ndarray) -> np.ndarray:
+    """The map with a border of IGNORE around its regions, as VOC masks have: some of the palette's
+    colours are too dark to be told from a dark photo without it."""
+    edge_hw = np.zeros(label_hw.shape, bool)
+    edge_hw[:, 1:] |= label_hw[:, 1:] != label_hw[:, :-1]
+    edge_hw[1:] |= label_hw[1:] != label_hw[:-1]
+    return np.where(edge_hw, np.uint8(IGNORE), label_hw)
 
 
 def strip(rows: list[list[np.ndarray]], heads: list[str], *, cell_hw: tuple[int, int] = (150, 200),
@@ -89,10 +86,12 @@ def strip(rows: list[list[np.ndarray]], heads: list[str], *, cell_hw: tuple[int,
             x = left + j * (cell_w + gap)
             if i % deep == 0:
                 draw.text((x + cell_w // 2, head_h // 2), heads[j], "black", font, anchor="mm")
-            shown = row[0] if j == 0 else overlay(row[0], picture)
-            scale = min(cell_h / shown.shape[0], cell_w / shown.shape[1])
-            size_hw = tuple(max(1, round(n * scale)) for n in shown.shape[:2])
-            tile = _resized(shown, size_hw, Image.Resampling.LANCZOS)
+            scale = min(cell_h / row[0].shape[0], cell_w / row[0].shape[1])
+            size_hw = tuple(max(1, round(n * scale)) for n in row[0].shape[:2])
+            tile = _resized(row[0], size_hw, Image.Resampling.LANCZOS)
+            if j:
+                label = _resized(picture, size_hw, Image.Resampling.NEAREST)
+                tile = Image.fromarray(overlay(np.asarray(tile), outlined(np.asarray(label))))
             canvas.paste(tile, (x + (cell_w - tile.width) // 2, top + (cell_h - tile.height) // 2))
     file = io.BytesIO()
     canvas.save(file, "PNG", optimize=True)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-import math
 import re
 
 import jinja2
 import markupsafe
 
 from wsssjax.report import charts, figures, gallery, tables
-from wsssjax.report.read import Run
+from wsssjax.report.read import Run, is_number
 
 _MAIN_CURVES = ("train/loss", "train/mask_ratio")  # drawn openly; other logged values on demand
 _NO_CURVE = re.compile(r"step|epoch|.*(second|_s$|rate_lr|/lr$)")
@@ -62,6 +61,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         "classes": len(run.results.get("classes") or ()) or "",
         "seed": plain(seed),
         "devices": ", ".join(devices),
+        "versions": "; ".join(sorted({plain(m["versions"]) for m in manifests
+                                      if m.get("versions") is not None})),
         "wall time": _duration(sum(walls)) if walls else "",
     }
     return [(name, str(value)) for name, value in facts.items() if value != ""]
@@ -94,14 +95,15 @@ def _steps(run: Run) -> tables.Table | None:
         m = step.manifest
         if m is None:
             continue
-        batch = m.get("device_batch")
-        rows.append((step.name, plain(m.get("devices")) or "–", tables.count(m.get("id_count")),
-                     plain(batch) or "–", plain(m.get("seed")) or "–",
-                     "–" if m.get("wall_s") is None else _duration(m["wall_s"]),
+        rows.append((step.name, "–" if m.get("wall_s") is None else _duration(m["wall_s"]),
+                     tables.count(m.get("id_count")), plain(m.get("device_batch")) or "–",
+                     plain(m.get("devices")) or "–", plain(m.get("seed")) or "–",
                      plain(m.get("config_hash"))[:8] or "–"))
-    return rows and tables.Table(
-        "steps", "Steps", ("step", "devices", "images", "batch per device", "seed", "wall time",
-                           "config"), tuple(rows), "config: first digits of its hash.", 2) or None
+    if not rows:
+        return None
+    return tables.Table("steps", "Steps", ("step", "wall time", "images", "batch per device",
+                                           "devices", "seed", "config"), tuple(rows),
+                        "config: first digits of its hash.")
 
 
 def _bars(results: dict) -> dict[str, str]:
@@ -138,8 +140,9 @@ def _agreement(run: Run) -> markupsafe.Markup | None:
     layers = {"selected": [0] * bins, "rest": [0] * bins}
     for pair in run.pairs.values():
         iou = pair["iou"]
-        if isinstance(iou, int | float) and 0 <= iou <= 1:
-            layers["selected" if pair.get("selected") else "rest"][min(int(iou * bins), bins - 1)] += 1
+        if is_number(iou) and 0 <= iou <= 1:
+            layer = layers["selected" if pair.get("selected") else "rest"]
+            layer[min(int(iou * bins), bins - 1)] += 1
     if not any(map(any, layers.values())):
         return None
     edges = [i / bins for i in range(bins + 1)]
@@ -174,7 +177,7 @@ def _series(rows: tuple[dict, ...]) -> dict[str, list[tuple[float, float]]]:
     for i, row in enumerate(rows):
         step = row.get("step", i)
         for key, value in row.items():
-            if _NO_CURVE.fullmatch(key) or not (_finite(value) and _finite(step)):
+            if _NO_CURVE.fullmatch(key) or not (is_number(value) and is_number(step)):
                 continue
             curves.setdefault(key, []).append((float(step), float(value)))
     return curves
@@ -216,11 +219,9 @@ def _duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _finite(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _svg(text: str) -> markupsafe.Markup:

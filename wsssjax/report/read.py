@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import pathlib
 
 import pyarrow
@@ -31,7 +30,11 @@ _RESULTS = {
 _GALLERY = {"image_root": _TEXT, "truth_root": _TEXT, "best": "a list of names",
             "worst": "a list of names", "borderline": "a list of names"}
 _MANIFEST = {"inputs": {}, "device_batch": _NUMBER, "wall_s": _NUMBER, "id_count": _NUMBER}
-_PAIR_COLUMNS = ("id", "iou", "rank", "selected")
+_LARGEST = 1e30  # what a chart can still draw
+_PAIR_COLUMNS = {
+    "id": pyarrow.types.is_string, "iou": pyarrow.types.is_floating,
+    "rank": pyarrow.types.is_integer, "selected": pyarrow.types.is_boolean,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +56,11 @@ class Run:
     config: dict | None
     steps: tuple[Step, ...]
     gallery: dict
-    pairs: dict[str, dict]  # by image id: iou of the two labels, rank, selected; empty: no selection
+    pairs: dict[str, dict]  # by image id: iou of its two labels, rank, selected
 
 
 def read_run(folder) -> Run:
-    """The run under `folder`; ValueError names the first file that is broken, OSError a missing one.
+    """The run under `folder`; ValueError names the first file that is broken.
 
     A recipe's folder holds results.json and one folder a step; a single training holds
     metrics.jsonl and config.json itself and is read as one step.
@@ -112,25 +115,28 @@ def _check(value, shape, path: str, where: str) -> None:
         raise ValueError(f"{path}: {where} is {_short(value)}; want {shape}")
 
 
-def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value) -> bool:
+    """Whether a JSON value is a number that can be drawn."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < _LARGEST  # false for NaN; JSON may hold integers that no float can
 
 
-def _is_numbers(value) -> bool:
-    return isinstance(value, list) and all(map(_is_number, value))
+def is_numbers(value) -> bool:
+    return isinstance(value, list) and all(map(is_number, value))
 
 
 _IS = {
-    _NUMBER: _is_number,
+    _NUMBER: is_number,
     _TEXT: lambda value: isinstance(value, str),
-    _COUNTS: lambda value: isinstance(value, dict) and all(map(_is_number, value.values())),
+    _COUNTS: lambda value: isinstance(value, dict) and all(map(is_number, value.values())),
     _SCORES: lambda value: isinstance(value, dict) and all(
-        v is None or _is_number(v) for v in value.values()),
+        v is None or is_number(v) for v in value.values()),
     "a list of names": lambda value: isinstance(value, list) and all(
         isinstance(v, str) for v in value),
-    "a list of numbers": _is_numbers,
+    "a list of numbers": is_numbers,
     "a list of [step, value]": lambda value: isinstance(value, list) and all(
-        _is_numbers(pair) and len(pair) == 2 for pair in value),
+        is_numbers(pair) and len(pair) == 2 for pair in value),
 }
 
 
@@ -157,14 +163,14 @@ def _read_pairs(path: pathlib.Path) -> dict[str, dict]:
         # Opened here: given a path, pyarrow would take a folder of that name for a data set.
         with open(path, "rb") as file:
             parquet = pyarrow.parquet.ParquetFile(file)
-            missing = [n for n in ("id", "iou") if n not in parquet.schema_arrow.names]
-            if missing:
-                raise ValueError(f"{path}: has no column {missing[0]!r}; run select again")
-            names = [n for n in _PAIR_COLUMNS if n in parquet.schema_arrow.names]
-            rows = parquet.read(columns=names).to_pylist()
+            schema = parquet.schema_arrow
+            for name, fits in _PAIR_COLUMNS.items():
+                if name not in schema.names or not fits(schema.field(name).type):
+                    raise ValueError(f"{path}: no fit column {name!r}; run select again")
+            rows = parquet.read(columns=list(_PAIR_COLUMNS)).to_pylist()
     except pyarrow.ArrowException as error:
-        raise ValueError(f"{path}: not a readable parquet file ({error}); run select again") from None
-    return {str(row["id"]): row for row in rows}
+        raise ValueError(f"{path}: no readable parquet file ({error}); select again") from None
+    return {row["id"]: row for row in rows}
 
 
 def _in_order(steps: list[Step]) -> list[Step]:

@@ -13,9 +13,9 @@ SUPERVISION_KEY = ("Supervision: I image-level tags, S saliency, A SAM masks, C 
 ARMS = {
     "S": "selected labels + unlabelled rest",
     "M": "matched random labels + unlabelled rest",
-    "ALL": "every pseudo-label, supervised",
+    "ALL": "every pseudo-label",
     "T": "true masks on the images of S (upper bound)",
-    "S-sup": "selected labels only, supervised",
+    "S-sup": "selected labels only",
 }
 MASK_POINTS = 6  # columns of the mask-ratio table
 
@@ -38,7 +38,9 @@ def percent(value: float | None) -> str:
 
 def points(value: float | None, base: float | None) -> str:
     """The signed distance of two shares in percentage points."""
-    return "–" if value is None or base is None else f"{100 * (value - base):+.1f}".replace("-", "−")
+    if value is None or base is None:
+        return "–"
+    return f"{100 * (value - base):+.1f}".replace("-", "−")
 
 
 def count(value: float | None) -> str:
@@ -101,8 +103,8 @@ def saliency(results: dict) -> Table | None:
         return None
     names = {"mae": "mean absolute error (0..1)", "max_f": "largest F-measure (0..1)"}
     rows = tuple((names.get(key, key), _ratio(value)) for key, value in scores.items())
-    return Table("saliency", "Saliency maps against the true foreground", ("measure", "value"), rows,
-                 "Supervision: S. The detector is not told which classes there are.")
+    return Table("saliency", "Saliency maps against the true foreground", ("measure", "value"),
+                 rows, "Supervision: S.")
 
 
 def selection(results: dict) -> Table | None:
@@ -114,7 +116,8 @@ def selection(results: dict) -> Table | None:
     pool = next((_supervision(results, n) for n in ("B+", "B", "A")
                  if n in (results.get("labels") or {})), "–")
     rows = tuple(
-        (name, pool, size, percent(chosen.get(key)), points(chosen.get(key), base))
+        (name, pool, size, percent(chosen.get(key)),
+         "" if key == "random_miou" else points(chosen.get(key), base))
         for name, key, size in (("selected", "selected_miou", count(chosen.get("count"))),
                                 ("random, same size", "random_miou", count(chosen.get("count"))),
                                 ("rest (not selected)", "rest_miou", "–"))
@@ -143,8 +146,8 @@ def quota(results: dict) -> Table | None:
     rows.append(("all classes", *(count(sum(part.values())) for part in parts)))
     return Table("quota", "Images per class against the quota",
                  ("class", "quota", "taken", "in selection"), tuple(rows),
-                 "taken: images that filled a place of the quota. in selection: all selected images "
-                 "with the class; an image of several classes counts for each.")
+                 "taken: images that filled a place of the quota. in selection: all selected "
+                 "images with the class; an image of several classes counts for each.")
 
 
 def arms(results: dict) -> Table | None:
@@ -175,8 +178,8 @@ def mask_ratio(results: dict) -> Table | None:
                   *(percent(known[name].get(step)) for step in picked)) for name in known)
     return Table("mask_ratio", "Pixels the teacher is sure of, in %",
                  ("arm", "supervision", *(f"step {step:,}" for step in picked)), rows,
-                 "Share of unlabelled pixels above the confidence threshold. Near 0: the unlabelled "
-                 "images teach nothing.", 2)
+                 "Share of unlabelled pixels above the confidence threshold. Near 0: the "
+                 "unlabelled images teach nothing.", 2)
 
 
 def per_class(results: dict, part: str, key: str, title: str) -> Table | None:
@@ -195,8 +198,9 @@ def per_class(results: dict, part: str, key: str, title: str) -> Table | None:
 
 def _rich(table: Table) -> rich.table.Table:
     text = rich.text.Text
-    shown = rich.table.Table(title=text(table.title), caption=text(table.note), title_justify="left",
-                             caption_justify="left", box=rich.box.SIMPLE_HEAD)
+    shown = rich.table.Table(title=text(table.title), caption=text(table.note),
+                             title_justify="left", caption_justify="left",
+                             box=rich.box.SIMPLE_HEAD)
     for i, name in enumerate(table.columns):
         shown.add_column(text(name), justify="left" if i < table.heads else "right")
     for row in table.rows:

@@ -14,7 +14,7 @@ from wsssjax.data.classes import read_class_names
 from wsssjax.data.tags import read_tags
 from wsssjax.select import consensus, iou, quota, store
 
-CHUNK = 16  # pairs that a thread reads before it counts them, one batch on an accelerator
+BATCH = 16  # pairs that an accelerator counts at a time
 
 
 def pool_ids(first: str, second: str, pool: str, ids: str | None) -> list[str]:
@@ -52,9 +52,9 @@ def compare(first: str, second: str, ids: list[str], num_classes: int, pool: str
                 row_k[:] = iou.class_areas(label_hw, num_classes)
         return counts, areas_bk
 
-    chunks = [ids[i:i + CHUNK] for i in range(0, len(ids), CHUNK)]
-    unit = f"batches of {CHUNK}"
-    parts = list(threads.each(count, chunks, label, threads=num_threads, unit=unit))
+    batch = 1 if iou.on_host() else BATCH
+    batches = [ids[i:i + batch] for i in range(0, len(ids), batch)]
+    parts = list(threads.each(count, batches, label, threads=num_threads))
     counts = iou.PairCounts(*(np.concatenate(c) for c in zip(*(p[0] for p in parts), strict=True)))
     return counts, np.concatenate([p[1] for p in parts])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from wsssjax.core import optim, parallel
+from wsssjax.core import optim, parallel, state
 from wsssjax.core.losses import masked_xent
 from wsssjax.core.state import TrainState
 from wsssjax.data.classes import read_class_names
@@ -46,28 +47,36 @@ def trainable(config: Any, params: Any) -> dict:
     return {"head": params["head"]} if config.model.freeze_encoder else dict(params)
 
 
+def first_variables(config: Any, model: Any, key: jax.Array) -> dict:
+    """Random variables of `model`, drawn for a training crop."""
+    image_bhwc = jnp.zeros((1, config.data.crop, config.data.crop, 3), jnp.float32)
+    return model.init(key, image_bhwc, train=False)
+
+
 def init(config: Any, model: Any, key: jax.Array, *, teacher: bool) -> TrainState:
-    """State at step 0; the teacher starts as a copy of the student."""
-    raise NotImplementedError
+    """The state at step 0, pretrained encoder in it; the teacher starts as a copy of the student."""
+    # Compiled, this draws the numbers and skips the forward pass that tells their shapes.
+    variables = jax.jit(functools.partial(first_variables, config, model))(key)
+    variables = registry.load_encoder(variables, config.model)
+    return state.create(variables, optimizer(config, variables["params"]), ema=teacher)
 
 
-def descend(config: Any, state: Any, loss_fn: Callable) -> tuple[dict, Any, dict]:
+def descend(config: Any, before: TrainState, loss_fn: Callable) -> tuple[dict, Any, dict]:
     """(params, opt, metrics) after one step down the gradient of `loss_fn`, averaged over devices.
 
     loss_fn: trainable part of the params → (loss, {name: scalar}) of this device's rows alone.
     """
-    part = trainable(config, state.params)
+    part = trainable(config, before.params)
     (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(part)
     grads = parallel.mean(grads)  # after differentiating: a gradient through a sum would be wrong
     # The optimizer knows the whole tree; what it says about the frozen part is never computed.
-    whole = jax.tree.map(jnp.zeros_like, dict(state.params)) | grads
-    updates, opt = optimizer(config, state.params).update(whole, state.opt, dict(state.params))
+    whole = jax.tree.map(jnp.zeros_like, dict(before.params)) | grads
+    updates, opt = optimizer(config, before.params).update(whole, before.opt, dict(before.params))
     learned = optax.apply_updates(part, {name: updates[name] for name in part})
     metrics = metrics | {
-        "grad_backbone": optax.global_norm(grads.get("backbone", jnp.zeros(()))),
-        "grad_head": optax.global_norm(grads["head"]),
+        f"grad_{name}": _norm(grads.get(name, {})) for name in ("backbone", "head")
     }
-    return dict(state.params) | learned, opt, metrics
+    return dict(before.params) | learned, opt, metrics
 
 
 def check_criterion(config: Any) -> None:
@@ -84,3 +93,7 @@ def labelled_loss(logits_bhwk: jax.Array, label_bhw: jax.Array) -> jax.Array:
 def mean_or_zero(total: jax.Array, count: jax.Array) -> jax.Array:
     """total / count; 0 where nothing was counted, so that an empty batch teaches nothing."""
     return total / jnp.maximum(count, 1)
+
+
+def _norm(tree):
+    return jnp.sqrt(sum((jnp.square(x).sum() for x in jax.tree.leaves(tree)), jnp.zeros(())))

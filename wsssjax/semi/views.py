@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pathlib
 from typing import Any
 
 from wsssjax.core import parallel
 from wsssjax.data import transforms
+from wsssjax.data.classes import read_class_names
 from wsssjax.data.loader import Joined, Loader
-from wsssjax.data.sources import Listed
+from wsssjax.data.sources import Listed, list_lines
 
 STRONG = ("strong1", "strong2")
 
@@ -46,38 +46,26 @@ def semi_loader(config: Any) -> Joined:
     """Endless batches of as many labelled as unlabelled photos, each list in an order of its own."""
     data = config.data
     return Joined(
-        labelled=supervised_loader(config),
-        unlabelled=_loader(config, data.unlabeled, unlabelled_transforms(data), stream=1),
+        labelled=_labelled(config),
+        unlabelled=_loader(config, data.unlabeled, unlabelled_transforms(data), labelled=False),
     )
 
 
-def supervised_loader(config: Any) -> Loader:
+def supervised_loader(config: Any) -> Joined:
     """Endless batches of labelled photos."""
-    data = config.data
-    return _loader(config, data.labeled, labelled_transforms(data), stream=0)
+    return Joined(labelled=_labelled(config))
 
 
-def read_list(path: str, labelled: bool) -> list[str]:
+def read_lines(path: str, *, labelled: bool) -> list[str]:
     """The lines of a list: `<photo> <label>` each, or the photos alone where labels are not wanted.
 
     An unlabelled line may name a label too, as the lists of UniMatch do; it is never opened.
     """
-    try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not a text file; want '<photo> <label>' a line") from None
-    lines = []
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.split()
-        if not words:
-            continue
-        if len(words) > 2 or (labelled and len(words) < 2):
-            raise ValueError(f"{path}, line {number}: {line.strip()!r}; want "
-                             + ("'<photo> <label>'" if labelled else "'<photo>' or '<photo> <label>'"))
-        lines.append(" ".join(words) if labelled else words[0])
-    if not lines:
-        raise ValueError(f"{path}: names no photo; want one a line")
-    return lines
+    lines = [line.split() for line in list_lines(path)]
+    bare = [words[0] for words in lines if len(words) < 2]
+    if labelled and bare:
+        raise ValueError(f"{path}: {bare[0]} has no label; want '<photo> <label>' a line")
+    return [" ".join(words) if labelled else words[0] for words in lines]
 
 
 def _geometry(data):
@@ -100,12 +88,16 @@ def _colour(strong):
     )
 
 
-def _loader(config, path, ops, stream):
-    lines = read_list(path, labelled=stream == 0)
-    return Loader(
-        Listed(lines, config.data.root),
-        ops,
-        batch=config.device_batch * parallel.device_count(),
-        seed=2 * config.seed + stream,  # two streams of one seed must not draw alike
-        workers=config.data.workers,
-    )
+def _labelled(config):
+    return _loader(config, config.data.labeled, labelled_transforms(config.data), labelled=True)
+
+
+def _loader(config, path, ops, *, labelled):
+    source = Listed(
+        read_lines(path, labelled=labelled), config.data.root,
+        num_classes=len(read_class_names(config.classes)))
+    # The two streams of one seed must not draw alike, nor those of neighbouring seeds.
+    seed = 2 * config.seed + labelled
+    index, count = parallel.process()
+    return Loader(source, ops, batch=config.device_batch * parallel.device_count(), seed=seed,
+                  workers=config.data.workers, process_index=index, process_count=count)

@@ -1,0 +1,72 @@
+"""Command: checks a data set and packs it as array_record files, see --help."""
+
+from __future__ import annotations
+
+import pathlib
+
+from wsssjax.core import cli, files
+from wsssjax.core.progress import track
+from wsssjax.data import prepare, records
+
+ABOUT = """Checks a data set (every photo, mask and saliency map is opened) and packs it.
+
+voc     JPEGImages/, SegmentationClass/ and/or SegmentationClassAug/, lists in ImageSets/
+        Segmentation/ or beside them (train.txt, train_aug.txt, val.txt, test.txt), tags.csv or
+        Annotations/, saliency/
+folder  your own photos: images/ (or right in the folder), tags.csv with the header `id,tags`
+        (class names separated by `;`, or one 0/1 per class), classes.txt with one name a line,
+        background first or left out; masks/, saliency/ and lists as above if you have them
+coco    the same with COCO's classes, or the tree as published: train2017/, val2017/,
+        annotations/instances_train2017.json
+"""
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the command."""
+    parser = cli.parser(
+        "prepare_data.py", ABOUT,
+        "python tools/prepare_data.py voc --root=VOCdevkit/VOC2012 --split=train_aug,val",
+    )
+    parser.add_argument("kind", metavar="voc|coco|folder")
+    parser.add_argument("--root", required=True, help="folder of the data set")
+    parser.add_argument("--out", default="", help="folder for the pack (default: ROOT/packed)")
+    parser.add_argument("--split", default="", help="lists to take, by comma (default: all known)")
+    parser.add_argument("--classes", default="", help="voc, coco or a file of class names")
+    parser.add_argument("--tags", default="", help="CSV file of tags (default: ROOT/tags.csv)")
+    parser.add_argument("--tags_from_masks", default="",
+                        help="lists whose tags may be taken from the true masks, by comma")
+    parser.add_argument("--with_truth", action="store_true",
+                        help="store the true masks too; not for a pack that trains")
+    parser.add_argument("--redo", action="store_true", help="replace a pack of other files")
+    parser.add_argument("--json", default="", help="file for the result")
+    flags = parser.parse_args(arguments)
+
+    out = pathlib.Path(flags.out or pathlib.Path(flags.root) / "packed")
+    problems: list[str] = []
+    data = records.collect(
+        flags.kind, flags.root, splits=_names(flags.split), classes=flags.classes,
+        tag_file=flags.tags, tags_from_masks=_names(flags.tags_from_masks), tell=problems.append,
+    )
+    prepare.check(data, problems.append, track=track)
+    result = {
+        "classes": list(data.class_names), "splits": prepare.summary(data), "pack": "",
+        "problem_count": len(problems), "problems": problems[: prepare.PROBLEM_LIMIT],
+    }
+    if not problems:
+        folder = prepare.pack(data, flags.kind, out, with_truth=flags.with_truth, redo=flags.redo)
+        result["pack"] = str(folder)
+    if flags.json:
+        files.write_json(flags.json, result)
+    prepare.raise_problems(problems, pathlib.Path(flags.json or out / "problems.txt"))
+    for split, counts in result["splits"].items():
+        print(f"{split}: {counts['images']} images, {counts['tags']} with tags, "
+              f"{counts['label']} with a mask, {counts['saliency']} with saliency")
+    print(f"packed into {result['pack']}")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
+
+
+if __name__ == "__main__":
+    cli.run(main)

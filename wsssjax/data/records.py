@@ -1,0 +1,256 @@
+"""Data sets as lists of records: which photo, tags, mask and saliency map belong together.
+
+Folder trees that are understood (everything but photos, lists and tags may be absent):
+
+    voc     JPEGImages/<id>.jpg  SegmentationClass/<id>.png  SegmentationClassAug/<id>.png
+            ImageSets/Segmentation/<split>.txt or <split>.txt  tags.csv or Annotations/<id>.xml
+            saliency/<id>.jpg|png
+    folder  images/<id>.jpg|png (or right in the folder)  masks/<id>.png  saliency/<id>.jpg|png
+            tags.csv  classes.txt  <split>.txt (without any: all photos are `train`)
+    coco    the same tree with COCO's classes, or the original one: train2017/<id>.jpg
+            val2017/<id>.jpg  annotations/instances_<split>2017.json  masks/<id>.png
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from wsssjax.core import files
+from wsssjax.data import label_map, tags
+from wsssjax.data.classes import read_class_names
+
+LISTS = ("train", "train_aug", "trainaug", "val", "test")  # taken where no split is asked for
+LIST_FOLDERS = (".", "ImageSets/Segmentation")
+PHOTO_FOLDERS = {"voc": ("JPEGImages",), "folder": ("images", "."), "coco": ("images", ".")}
+LABEL_FOLDERS = ("SegmentationClass", "SegmentationClassAug", "masks")  # official masks first
+SALIENCY_FOLDERS = ("saliency",)
+CLASSES = {"voc": "voc", "folder": "classes.txt", "coco": "coco"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """One image. Images stand as a path, or as encoded bytes where no file exists."""
+
+    name: str
+    photo: pathlib.Path | bytes
+    tags: np.ndarray | None = None  # float32 [k], None = unknown
+    label: pathlib.Path | bytes | None = None  # true label map, PNG
+    saliency: pathlib.Path | bytes | None = None  # 8-bit grey
+    context: bytes | None = None  # true map of what stands around an object, PNG; `shapes` only
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """Records of each split, in the order of the list files (sorted where there is no list)."""
+
+    class_names: tuple[str, ...]  # background first
+    splits: dict[str, tuple[Record, ...]]
+
+
+def fail(problem: str) -> None:
+    """The default way to tell of a problem: the first one ends the work."""
+    raise ValueError(problem)
+
+
+def collect(
+    kind: str,
+    root: str | pathlib.Path,
+    *,
+    splits: Iterable[str] = (),
+    classes: str = "",
+    tag_file: str = "",
+    tags_from_masks: Iterable[str] = (),
+    tell: Callable[[str], None] = fail,
+) -> DataSet:
+    """The data set in a folder; no photo or mask is opened yet.
+
+    kind: "voc", "folder" or "coco".  splits: names of lists, () = all of LISTS that are there.
+    classes: "voc", "coco" or a file, "" = what `kind` implies.  tag_file: "" = tags.csv, else the
+    XML or JSON annotations where there are any.  tags_from_masks: splits whose tags may be taken
+    from the true masks.  tell: called with one line for each problem; images with one are left out.
+    """
+    if kind not in PHOTO_FOLDERS:
+        raise ValueError(f"data set kind {kind!r}: want one of {', '.join(PHOTO_FOLDERS)}")
+    root = pathlib.Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder")
+    folder_file = root / CLASSES[kind]
+    class_names = read_class_names(classes or (folder_file if kind == "folder" else CLASSES[kind]))
+    finder = _Finder(kind, root, class_names, tag_file, frozenset(tags_from_masks), tell)
+    found = {split: finder.records(split, entries)
+             for split, entries in finder.entries(tuple(splits)).items()}
+    return DataSet(class_names=class_names, splits=found)
+
+
+def fingerprint(data: DataSet, parts: tuple[str, ...]) -> str:
+    """Sixteen hex digits that change when an id, a tag, or a file's size or time changes.
+
+    parts: the images that count beside the photo.
+    """
+    digest = hashlib.sha256(repr((data.class_names, parts)).encode())
+    for split, records in data.splits.items():
+        digest.update(split.encode())
+        for record in records:
+            digest.update(record.name.encode())
+            digest.update(b"?" if record.tags is None else record.tags.tobytes())
+            for part in ("photo", *parts):
+                digest.update(_stamp(getattr(record, part)))
+    return digest.hexdigest()[:16]
+
+
+def load(part: pathlib.Path | bytes) -> bytes:
+    """The encoded bytes of one image of a record."""
+    return part if isinstance(part, bytes) else part.read_bytes()
+
+
+def read_list(path: pathlib.Path) -> list[tuple[str, str, str]]:
+    """(id, photo path, label path) of each line; the paths are "" where only the id is written.
+
+    Lines are ids, or `<photo path> [<label path>]` as in SBD-augmented lists.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a text file; want one image id a line") from None
+    entries, seen = [], set()
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words:
+            continue
+        is_path = "/" in words[0]
+        name = pathlib.PurePosixPath(words[0]).stem if is_path else words[0]
+        if len(words) > (2 if is_path else 1) or name.startswith(".") or "\0" in line:
+            wrong = line.strip()[:80]
+            raise ValueError(f"{path}, line {number}: {wrong!r}; want an id, or '<photo> <label>'")
+        if name in seen:
+            raise ValueError(f"{path}, line {number}: id {name!r} stands twice; keep one of them")
+        seen.add(name)
+        label = words[1].lstrip("/") if len(words) == 2 else ""
+        entries.append((name, words[0].lstrip("/") if is_path else "", label))
+    if not entries:
+        raise ValueError(f"{path}: holds no id; want one image id a line")
+    return entries
+
+
+class _Finder:
+    """Finds the files of one data set; state is only what `collect` was asked."""
+
+    def __init__(self, kind, root, class_names, tag_file, tags_from_masks, tell):
+        self.kind, self.root, self.class_names = kind, root, class_names
+        self.tags_from_masks, self.tell = tags_from_masks, tell
+        self.csv = pathlib.Path(tag_file) if tag_file else root / "tags.csv"
+        self.tags = None
+        if tag_file or self.csv.is_file():
+            self.tags, problems = tags.parse_tags(self.csv, class_names)
+            for problem in problems:
+                tell(problem)
+
+    def entries(self, splits: tuple[str, ...]) -> dict[str, list[tuple[str, str, str]]]:
+        """Lines of the list of each split."""
+        lists = {split: self._list_path(split) for split in splits or LISTS}
+        found = {split: path for split, path in lists.items() if path}
+        if splits and len(found) < len(splits):
+            missing = ", ".join(split for split in splits if split not in found)
+            tried = " or ".join(str(self.root / folder / "NAME.txt") for folder in LIST_FOLDERS)
+            raise FileNotFoundError(f"no list of split {missing}: want {tried}")
+        if found:
+            return {split: read_list(path) for split, path in found.items()}
+        annotated = self._coco_entries()
+        if annotated:
+            return annotated
+        if self.kind == "voc":
+            raise FileNotFoundError(
+                f"{self.root}: no list of ids; want train.txt or ImageSets/Segmentation/train.txt"
+            )
+        return {"train": [(name, "", "") for name in self._all_ids()]}
+
+    def records(self, split: str, entries: list[tuple[str, str, str]]) -> tuple[Record, ...]:
+        """The records of one split; each image that lacks something needed is told and left out."""
+        records = []
+        for name, photo, label in entries:
+            photo_path = self.root / photo if photo else self._photo(name)
+            if photo_path is None or not photo_path.is_file():
+                want = photo or f"{PHOTO_FOLDERS[self.kind][0]}/{name}.jpg"
+                self.tell(f"{self.root}: id {name!r} of {split} has no photo; want {want}")
+                continue
+            label_path = self.root / label if label else self._find(LABEL_FOLDERS, name, (".png",))
+            if label_path is not None and not label_path.is_file():
+                label_path = None  # a list may name masks that only its author has
+            try:
+                tags_k = self._tags(name, split, label_path)
+            except (ValueError, OSError) as error:
+                self.tell(str(error))
+                continue
+            saliency = self._find(SALIENCY_FOLDERS, name, (".png", ".jpg", ".jpeg"))
+            records.append(Record(
+                name=name, photo=photo_path, tags=tags_k, label=label_path, saliency=saliency
+            ))
+        return tuple(records)
+
+    def _tags(self, name: str, split: str, label: pathlib.Path | None) -> np.ndarray | None:
+        """Tags of one image; training photos must have some, others may do without."""
+        xml = self.root / "Annotations" / f"{name}.xml"
+        if self.tags is not None:
+            found = self.tags.get(name)
+            source = self.csv
+        elif split in self.tags_from_masks:
+            if label is None:
+                raise ValueError(f"{self.root}: id {name!r} of {split} has no mask to get tags of")
+            label_hw = label_map.read(label, len(self.class_names))
+            found, source = tags.mask_tags(label_hw, len(self.class_names)), label
+        elif xml.is_file():
+            found, source = tags.read_voc_xml(xml, self.class_names), xml
+        else:
+            found, source = None, self.csv
+        if split.startswith("train") and (found is None or not found.any()):
+            raise ValueError(f"{source}: no tags for id {name!r} of {split}; add them, or take the "
+                             "id out of the list")
+        return found
+
+    def _list_path(self, split: str) -> pathlib.Path | None:
+        paths = [self.root / folder / f"{split}.txt" for folder in LIST_FOLDERS]
+        return next((path for path in paths if path.is_file()), None)
+
+    def _photo(self, name: str) -> pathlib.Path | None:
+        return self._find(PHOTO_FOLDERS[self.kind], name, files.PHOTO_SUFFIXES + (".JPG", ".PNG"))
+
+    def _find(self, folders, name, suffixes) -> pathlib.Path | None:
+        for folder in folders:
+            for suffix in suffixes:
+                path = self.root / folder / f"{name}{suffix}"
+                if path.is_file():
+                    return path
+        return None
+
+    def _all_ids(self) -> list[str]:
+        """Ids of all tags and all photos: what has only one of the two is told later."""
+        folders = [self.root / folder for folder in PHOTO_FOLDERS[self.kind]]
+        folder = next(folder for folder in folders if folder.is_dir())
+        photos = {path.stem for path in folder.iterdir()
+                  if path.suffix.lower() in files.PHOTO_SUFFIXES}
+        return sorted(photos | set(self.tags or ()))
+
+    def _coco_entries(self) -> dict[str, list[tuple[str, str, str]]]:
+        """Splits of a COCO tree; their tags come from the instances files."""
+        found = {}
+        for path in sorted(self.root.glob("annotations/instances_*.json")):
+            part = path.stem.removeprefix("instances_")
+            tags_by_id = tags.read_coco_json(path, self.class_names)
+            self.tags = {**(self.tags or {}), **tags_by_id}
+            split = part.rstrip("0123456789")
+            found[split] = [(name, f"{part}/{name}.jpg", "") for name in tags_by_id]
+        return found
+
+
+def _stamp(part: pathlib.Path | bytes | None) -> bytes:
+    if part is None:
+        return b"-"
+    if isinstance(part, bytes):
+        return hashlib.sha256(part).digest()
+    status = part.stat()
+    return f"{status.st_size} {status.st_mtime_ns}".encode()

@@ -1,0 +1,151 @@
+"""Scores of a whole recipe: label sets, selection, arms; what `results.json` holds.
+
+Everything here reads true masks, and nothing here is read by a step that learns.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+
+from wsssjax.core import files, logs, metrics
+from wsssjax.data.classes import read_class_names
+from wsssjax.evaluate import __main__ as evaluate_command
+from wsssjax.evaluate import label_stats, miou, saliency_error
+from wsssjax.select import store
+
+LABEL_SETS = {"A": "labels_a", "B": "labels_b", "B+": "labels_b_plus"}
+
+
+def chosen_ids(folder: pathlib.Path) -> list[str]:
+    """The ids of a `labeled.txt`."""
+    lines = (folder / "labeled.txt").read_text(encoding="utf-8").splitlines()
+    return [pathlib.Path(line.split()[0]).stem for line in lines if line.strip()]
+
+
+def score_run(config, folders: dict[str, pathlib.Path], paths: dict[str, str], supervision: dict,
+              arms: dict) -> tuple[dict, dict]:
+    """(results, gallery): all scores as fractions 0..1, and the ids that the report shows.
+
+    folders: of the recipe's steps by name.  paths: see `steps.where`.  supervision: what each label
+    set and each arm has seen, `I` tags, `S` saliency, `F` masks.  arms: name → steps.Arm.
+    """
+    class_names = read_class_names(paths["classes"])
+    train = files.read_ids(paths["train"])
+    confusions = {name: miou.folder_confusions(folders[folder], paths["truth"], train,
+                                               len(class_names))
+                  for name, folder in LABEL_SETS.items()}
+    results = {
+        "title": config.title,
+        "data": config.data.kind,
+        "classes": list(class_names),
+        "seed": config.seed,
+        "images": {"train": len(train), "test": len(files.read_ids(paths["test"]))},
+        "labels": _labels(config, confusions, class_names, supervision),
+        "histogram": _histogram(confusions, class_names),
+        "selection": _selection(folders, train, confusions["B+"], class_names),
+        "arms": {name: _arm(config, name, arm, folders, paths, supervision)
+                 for name, arm in arms.items()},
+    }
+    if paths["context"]:
+        results["context"] = _context(folders, paths, train)
+    saliency = folders.get("saliency") or paths["saliency"]
+    if saliency:
+        results["saliency"] = saliency_error.folder_scores(saliency, paths["truth"], train)
+    return results, _gallery(config, folders, paths)
+
+
+def _labels(config, confusions, class_names, supervision):
+    methods = {"A": config.cam_a.method, "B": config.cam_b.method}
+    methods["B+"] = f"{methods['B']} + proposals"
+    out = {}
+    for name, counts in confusions.items():
+        found = metrics.scores(counts.sum(0), class_names)
+        out[name] = {"method": methods[name], "supervision": supervision[name],
+                     "miou": found["miou"], "iou": found["iou"], "absent": found["absent"]}
+    return out
+
+
+def _histogram(confusions, class_names):
+    stats = {name: label_stats.stats(c, class_names)["histogram"] for name, c in confusions.items()}
+    return {"edges": stats["A"]["edges"],
+            "counts": {name: found["counts"] for name, found in stats.items()}}
+
+
+def _selection(folders, train, pool_nkk, class_names):
+    """How good the chosen labels of the pool are beside the rest and beside the random draw."""
+    summary = files.read_json(folders["select"] / "summary.json")
+    position = {name: i for i, name in enumerate(train)}
+    selected = [position[name] for name in chosen_ids(folders["select"])]
+    drawn = [position[name] for name in chosen_ids(folders["control_m"])]
+    rest = sorted(set(range(len(train))) - set(selected))
+
+    def score(rows):
+        return metrics.scores(pool_nkk[rows].sum(0), class_names)["miou"] if rows else None
+
+    return {
+        "count": summary["selected"], "quota": summary["quota"], "taken": summary["taken"],
+        "counts": summary["counts"], "unmet": summary["unmet"],
+        "selected_miou": score(selected), "rest_miou": score(rest), "random_miou": score(drawn),
+        "all_miou": score(list(range(len(train)))),
+        "random_count": len(drawn),
+        "single_class_share": label_stats.stats(pool_nkk[selected], class_names)["single_class"],
+        "mean_iou": summary["mean_iou"],
+        "quality_correlation": _spearman(folders["select"], position, pool_nkk),
+    }
+
+
+def _spearman(select, position, pool_nkk) -> float | None:
+    """Rank correlation of the score with the true quality of the pool's labels."""
+    table = store.read_table(select)
+    quality = np.array([label_stats.image_quality(pool_nkk[position[i]]) for i in table["id"]])
+    ranks = []
+    for values in (np.array(table["iou"], np.float64), quality):
+        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[inverse])  # ties share their mean rank
+    if min(r.std() for r in ranks) == 0:
+        return None
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def _arm(config, name, arm, folders, paths, supervision):
+    own = name.lower().replace("-", "_")
+    class_names = read_class_names(paths["classes"])
+    ids = files.read_ids(paths["test"])
+    counts = miou.folder_confusions(folders[f"test_{own}"], paths["truth"], ids, len(class_names))
+    found = metrics.scores(counts.sum(0), class_names)
+    rows = logs.read_metrics(folders[f"arm_{own}"] / "metrics.jsonl")
+    ratio = [[row["step"], row["train/mask_ratio"]] for row in rows if "train/mask_ratio" in row]
+    return {"method": arm.method, "supervision": supervision[name],
+            "labelled": len(chosen_ids(folders[f"arm_{own}"])), "miou": found["miou"],
+            "iou": found["iou"], "absent": found["absent"], "mask_ratio": ratio}
+
+
+def _context(folders, paths, train):
+    """Per label set and (class, scenery) pair the share of scenery mislabelled as the class."""
+    out = {}
+    for name, folder in LABEL_SETS.items():
+        found = evaluate_command.run(
+            labels=str(folders[folder]), truth=paths["truth"], ids=train, progress=False,
+            metrics_wanted=("confusion",), classes=paths["classes"], context=paths["context"],
+            context_classes=paths["context_classes"])
+        out[name] = {f"{row['class']}/{row['context']}": {"ratio": row["ratio"], "iou": row["iou"]}
+                     for row in found["confusion"] if row["images"] >= 5}
+    return out
+
+
+def _gallery(config, folders, paths):
+    """Best, worst and borderline pairs by the IoU of A and B+; empty pairs show nothing."""
+    table = store.read_table(folders["select"])
+    count = config.report.gallery
+    order = sorted(range(len(table["id"])), key=lambda i: (-table["iou"][i], table["id"][i]))
+    order = [i for i in order if table["classes"][i]] or order
+    chosen = [n for n, i in enumerate(order) if table["selected"][i]]
+    edge = max(0, min((chosen[-1] if chosen else len(order) // 2) - count // 2,
+                      len(order) - count))
+    rows = {"best": order[:count], "worst": order[-count:][::-1],
+            "borderline": order[edge:edge + count]}
+    photo = next(iter(files.photo_paths(paths["train_photos"]).values()))
+    return {"image_root": str(photo.parent), "truth_root": paths["truth"],
+            **{name: [table["id"][i] for i in found] for name, found in rows.items()}}

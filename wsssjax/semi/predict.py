@@ -1,0 +1,75 @@
+"""Logits of whole photos of any size, as UniMatch V2 evaluates ("original" mode).
+
+A photo is resized to the nearest multiple of the encoder's step on each side, corner-aligned and
+without antialiasing; the logits are resized back to the photo's own size the same way. Photos whose
+network inputs have one size share a batch, whatever their own sizes are, so that a set of photos
+needs one compilation for each input size and no more.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from wsssjax.core.resize import bilinear_taps
+
+
+def input_size(size_hw: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """(rows, columns) of the network's input: nearest multiples, halves up, one multiple at least."""
+    rows, columns = (max(int(side / multiple + 0.5), 1) * multiple for side in size_hw)
+    return rows, columns
+
+
+def normalise(image_hwc: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """uint8 [h,w,3] → float32 (pixel / 255 - mean) / std, as in training."""
+    pixels_hwc = image_hwc.astype(np.float32) / np.float32(255)
+    return (pixels_hwc - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+
+
+def resize_corners(x_hwc: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """float32 [h,w,c] → float32 at `size_hw`, bilinear, corner pixels staying corner pixels.
+
+    On the host: photos have many sizes, and on a device each would be compiled.
+    """
+    for axis, length in enumerate(size_hw):
+        if x_hwc.shape[axis] == length:
+            continue
+        lower, upper, weight = bilinear_taps(x_hwc.shape[axis], length, "corners")
+        low = x_hwc.take(lower, axis)
+        high = x_hwc.take(upper, axis)
+        high -= low
+        high *= weight.reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+        x_hwc = low + high
+    return x_hwc
+
+
+def photo_logits(
+    photos: Iterable[tuple[str, np.ndarray]], forward: Callable, settings: Any, data: Any
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (id, logits_hwk float32 at the photo's size), in the order in which batches fill up.
+
+    photos: (id, uint8 [h,w,3]).  forward: float32 [b,h,w,3] → logits [b,h,w,k], always called with
+    settings.batch rows.  settings: config.predict.  data: config.data, for mean and std.
+    """
+    waiting = defaultdict(list)
+    for name, image_hwc in photos:
+        size_hw = image_hwc.shape[:2]
+        grid_hw = input_size(size_hw, settings.multiple)
+        pixels_hwc = normalise(image_hwc, data.mean, data.std)
+        waiting[grid_hw].append((name, size_hw, resize_corners(pixels_hwc, grid_hw)))
+        if len(waiting[grid_hw]) == settings.batch:
+            yield from _run(waiting.pop(grid_hw), forward, settings.batch)
+    for rows in waiting.values():
+        yield from _run(rows, forward, settings.batch)
+
+
+def _run(rows, forward, batch):
+    """The logits of up to `batch` inputs of one size; copies of the last one fill the batch."""
+    inputs = [pixels_hwc for _, _, pixels_hwc in rows]
+    inputs += inputs[-1:] * (batch - len(inputs))
+    logits_bhwk = np.asarray(forward(np.stack(inputs)), np.float32)
+    for (name, size_hw, _), logits_hwk in zip(rows, logits_bhwk, strict=False):
+        yield name, resize_corners(logits_hwk, size_hw)
