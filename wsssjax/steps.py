@@ -18,10 +18,8 @@ from wsssjax.cam import __main__ as cam_command
 from wsssjax.cam import saliency as saliency_maps
 from wsssjax.core import config as configs
 from wsssjax.core import files, parallel
-from wsssjax.data import builders, layout, records
 from wsssjax.data import prepare as prepare_data
 from wsssjax.data.classes import read_class_names
-from wsssjax.data.shapes import CONTEXT_CLASSES
 from wsssjax.refine import __main__ as refine_command
 from wsssjax.refine import proposals as proposal_files
 from wsssjax.report import __main__ as report_command
@@ -55,27 +53,12 @@ def folder_name(arm: str) -> str:
 def where(prepared: pathlib.Path) -> dict[str, str]:
     """Paths that the step `prepare` left: photos, truth, saliency, context, tags, classes, …"""
     paths = files.read_json(prepared / "paths.json")
-    return {name: str(prepared / path) if path else "" for name, path in paths.items()}
+    return {name: path and str(prepared / path) for name, path in paths.items()}
 
 
 def prepare(config, out, inputs):
     """Makes or checks the data set, packs it, and leaves the paths of its parts."""
-    data = config.data
-    if data.kind == "shapes":
-        found = builders.draw_shapes(train=data.train_count, test=data.test_count, size=data.size,
-                                     seed=data.seed)
-    else:
-        found = records.collect(data.kind, data.root, splits=("train", "test"),
-                                classes="" if data.kind == "folder" else config.classes)
-    paths = layout.unfold(found, out)
-    if not paths["truth"]:
-        raise ValueError(f"{data.root}: holds no masks of the test photos; the scores need them")
-    if data.kind == "shapes":
-        with files.atomic(out / "context_classes.txt", "w") as file:
-            file.write("\n".join(CONTEXT_CLASSES) + "\n")
-        paths["context_classes"] = "context_classes.txt"
-    prepare_data.pack(data.kind, found, out / "packed")  # without truth: what learns cannot see it
-    files.write_json(out / "paths.json", paths | {"packed": "packed"})
+    prepare_data.for_recipe(config.data, out)
 
 
 def saliency(config, out, inputs):

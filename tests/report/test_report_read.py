@@ -85,7 +85,7 @@ def test_parquet_of_other_columns_is_named(run_folder, monkeypatch, capsys, chan
 def test_label_of_an_unknown_class_is_named(run_folder, results, monkeypatch, capsys):
     files.write_json(run_folder / "results.json", results | {"classes": ["background", "train"]})
     code, said = fails(monkeypatch, capsys, f"--run={run_folder}")
-    assert code == 1 and said.count("\n") == 1 and "labels_a" in said and "0..1" in said
+    assert code == 1 and said.count("\n") == 1 and "img_0.png" in said and "0..1" in said
 
 
 def test_folders_without_a_run_are_refused(tmp_path, monkeypatch, capsys):

@@ -115,7 +115,7 @@ def make_batch(seed, rows=4, size=8):
 class Kit:
     """What the tests of this folder share."""
 
-    classes, strides, model = CLASSES, STRIDES, Toy
+    classes, strides, model, devices = CLASSES, STRIDES, Toy, 2
     config, state, batch = staticmethod(load_config), staticmethod(make_state), staticmethod(make_batch)
 
 

@@ -198,7 +198,7 @@ def per_class(results: dict, part: str, key: str, title: str) -> Table | None:
 
 def _rich(table: Table) -> rich.table.Table:
     text = rich.text.Text
-    shown = rich.table.Table(title=text(table.title), caption=text(table.note),
+    shown = rich.table.Table(title=text("\n" + table.title), caption=text(table.note),
                              title_justify="left", caption_justify="left",
                              box=rich.box.SIMPLE_HEAD)
     for i, name in enumerate(table.columns):

@@ -1,0 +1,143 @@
+"""The two streams of photos that the trainings see."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wsssjax.data import label_map
+from wsssjax.data.batch import device_arrays
+from wsssjax.semi import views
+
+SIZES = [(30, 44), (44, 30), (25, 25), (60, 50), (18, 70), (32, 32)]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Six photos whose grey value is ten times the class of the pixel, and the two lists."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for i, size in enumerate(SIZES):
+        label = rng.integers(0, 21, size, dtype=np.uint8)
+        label[0] = 255
+        grey = np.where(label == 255, 255, label * 10).astype(np.uint8)
+        Image.fromarray(np.stack([grey] * 3, -1)).save(tmp_path / f"photos/p{i}.png")
+        label_map.write(tmp_path / f"labels/p{i}.png", label)
+    labelled = [f"photos/p{i}.png labels/p{i}.png" for i in range(3)]
+    (tmp_path / "labeled.txt").write_text("\n".join(labelled))
+    # As in UniMatch's lists: a label is named, and never looked at.
+    unlabelled = [f"photos/p{i}.png none/p{i}.png" for i in range(3, 6)]
+    (tmp_path / "unlabeled.txt").write_text("\n".join(unlabelled))
+    return tmp_path
+
+
+def settings(kit, folder, **changes):
+    """Views without resizing, so that every pixel of a batch can be told apart."""
+    config = kit.config(data__root=str(folder), data__labeled=str(folder / "labeled.txt"),
+                        data__unlabeled=str(folder / "unlabeled.txt"), data__crop=40,
+                        data__scale=(1.0, 1.0), data__workers=0, device_batch=3)
+    for name, value in changes.items():
+        node = config.data.strong if name in config.data.strong else config.data
+        node[name] = value
+    return config
+
+
+def grey(image_bhwc, config):
+    """Grey values 0..255 of normalised images."""
+    grey_bhw = image_bhwc[..., 0] * config.data.std[0] + config.data.mean[0]
+    return np.rint(grey_bhw * 255).astype(int)
+
+
+def test_labels_stay_on_their_pixels_and_padding_is_ignored(kit, photos):
+    config = settings(kit, photos)
+    loader = views.semi_loader(config)
+    for _ in range(4):
+        batch = device_arrays(next(loader))
+        label, shade = batch["label"], grey(batch["image"], config)
+        real = label != 255
+        np.testing.assert_array_equal(shade[real], 10 * label[real])
+        assert set(np.unique(shade[~real])) <= {0, 255}  # black padding, the white ignored row
+        assert real.any() and (shade[~real] == 0).any()
+    loader.close()
+
+
+def test_views_share_their_window_and_valid_is_where_the_photo_is(kit, photos):
+    config = settings(kit, photos, jitter_p=0.0, gray_p=0.0, blur_p=0.0, cut_p=1.0)
+    loader = views.semi_loader(config)
+    for _ in range(4):
+        batch = device_arrays(next(loader))
+        np.testing.assert_array_equal(batch["weak"], batch["strong1"])
+        np.testing.assert_array_equal(batch["weak"], batch["strong2"])
+        padding = ~batch["valid"]
+        black = -np.array(config.data.mean) / config.data.std
+        want = np.tile(black, (padding.sum(), 1))
+        np.testing.assert_allclose(batch["weak"][padding], want, rtol=1e-5)
+        assert padding.any() and batch["valid"].any(axis=(1, 2)).all()
+        for key in ("cut1", "cut2"):
+            share = batch[key].mean(axis=(1, 2))
+            assert ((0.01 < share) & (share <= 0.4)).all()
+        assert (batch["cut1"] != batch["cut2"]).any()
+    loader.close()
+
+
+def test_strong_views_differ_from_the_weak_one_and_from_each_other(kit, photos):
+    config = settings(kit, photos, jitter_p=1.0, flip_p=0.0)
+    loader = views.semi_loader(config)
+    batch = next(loader)
+    for one, two in (("weak", "strong1"), ("weak", "strong2"), ("strong1", "strong2")):
+        assert (batch[one] != batch[two]).any(axis=(1, 2, 3)).all()
+    loader.close()
+
+
+def test_streams_are_of_their_lists_and_go_on_from_a_saved_position(kit, photos):
+    config = settings(kit, photos)
+    loader = views.semi_loader(config)
+    next(loader)
+    position = loader.get_state()
+    want = [next(loader) for _ in range(3)]
+    loader.close()
+    again = views.semi_loader(config)
+    again.set_state(position)
+    for batch in want:
+        found = next(again)
+        assert set(found) == set(batch)
+        assert len(batch["image"]) == len(batch["weak"]) == 3 * kit.devices
+        for key, array in batch.items():
+            np.testing.assert_array_equal(found[key], array)
+    again.close()
+
+
+def test_streams_of_one_seed_and_of_neighbouring_seeds_draw_differently(kit, photos):
+    """With one photo list for both streams, equal draws would show as equal windows."""
+    first = []
+    for seed in (0, 1):
+        config = settings(kit, photos, unlabeled=str(photos / "labeled.txt"), flip_p=0.5)
+        config.seed = seed
+        loader = views.semi_loader(config)
+        batches = [next(loader) for _ in range(3)]
+        loader.close()
+        first += [np.concatenate([b[key] for b in batches]) for key in ("image", "weak")]
+    for i in range(4):
+        for j in range(i):
+            assert (first[i] != first[j]).any(), (i, j)
+
+
+def test_supervised_batches_hold_nothing_else(kit, photos):
+    config = settings(kit, photos)
+    loader = views.supervised_loader(config)
+    assert set(next(loader)) == {"image", "label"}
+    loader.close()
+
+
+def test_a_labelled_list_without_a_label_is_named(kit, photos):
+    (photos / "labeled.txt").write_text("photos/p0.png labels/p0.png\nphotos/p1.png\n")
+    with pytest.raises(ValueError, match=r"labeled\.txt: photos/p1\.png has no label; want '<photo> <label>'"):
+        views.semi_loader(settings(kit, photos))
+
+
+def test_a_label_beyond_the_classes_is_named(kit, photos):
+    label_map.write(photos / "labels/p1.png", np.full(SIZES[1], 21, np.uint8))
+    loader = views.supervised_loader(settings(kit, photos))
+    with pytest.raises(ValueError, match=r"p1\.png: value 21"):
+        for _ in range(3):
+            next(loader)
+    loader.close()
