@@ -24,6 +24,7 @@ def get_config(arg=""):
     c.total_steps = 20_000  # 15.1 epochs of 10,582 photos at 8 a step
     c.log_steps = 50
     c.save_steps = 1_000
+    c.tensorboard = False  # also write event files for TensorBoard
     c.classes = "voc"  # voc, coco or a file with one class name a line
 
     c.eps = ml_collections.ConfigDict()
@@ -41,6 +42,8 @@ def get_config(arg=""):
     c.data.crop = 448  # pixels; smaller photos land at random on a canvas, saliency 0 there
     c.data.flip = 0.5  # probability
     c.data.jitter = (0.3, 0.3, 0.3, 0.1)  # brightness, contrast, saturation, hue; photo only
+    c.data.mean = (127 / 255,) * 3  # of RGB in 0..1, as the encoder was pretrained with
+    c.data.std = (128 / 255,) * 3
     c.data.workers = 2  # loader processes; 0 loads in the training process
 
     c.model = ml_collections.ConfigDict()

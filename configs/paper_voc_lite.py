@@ -34,10 +34,13 @@ def get_config(arg=""):
     c.cam_a = classifier("cam_voc_cam.py", c)
     c.cam_b = classifier("cam_voc_eps.py", c)
 
-    c.proposals = ml_collections.ConfigDict()  # Felzenszwalb's superpixels at several scales
-    c.proposals.scales = (50, 150, 400)
-    c.proposals.sigma = 0.8
-    c.proposals.min_size = 50            # pixels
+    c.proposals = ml_collections.ConfigDict()
+    c.proposals.backend = "felzenszwalb"  # superpixels at several scales; or sam
+    c.proposals.scales = (30.0, 100.0)   # of the graph segmentation: larger means coarser
+    c.proposals.sigma = 0.8              # pixels, blur before it
+    c.proposals.min_part = 0.0005        # of the photo, smallest region
+    c.proposals.max_part = 0.9           # of the photo, largest region
+    c.proposals.merges = 0               # further joins of similar neighbours, each one more mask
 
     c.merge = ml_collections.ConfigDict()
     c.merge.merge = "max_iou_imp2"       # the rule of sam_merge.py that joins labels and proposals

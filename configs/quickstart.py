@@ -8,9 +8,12 @@ its scores mean nothing. Nothing is downloaded. The data set `shapes` is drawn b
 (wsssjax/data/shapes.py); its truth scores the results and trains the upper bound T, nothing else.
 """
 
+import json
+
 import ml_collections
 
 from wsssjax.core.config import stage
+from wsssjax.data.classes import SHAPES_CLASSES
 
 
 def get_config(arg=""):
@@ -37,16 +40,19 @@ def get_config(arg=""):
     c.cam_a = classifier("cam_voc_cam.py", c, tiny)
     c.cam_b = classifier("cam_voc_eps.py", c, tiny)
 
-    c.proposals = ml_collections.ConfigDict()  # Felzenszwalb's superpixels at several scales
-    c.proposals.scales = (50, 150, 400)
-    c.proposals.sigma = 0.8
-    c.proposals.min_size = 20            # pixels
+    c.proposals = ml_collections.ConfigDict()
+    c.proposals.backend = "felzenszwalb"  # superpixels at several scales; or sam
+    c.proposals.scales = (30.0, 100.0)   # of the graph segmentation: larger means coarser
+    c.proposals.sigma = 0.8              # pixels, blur before it
+    c.proposals.min_part = 0.0005        # of the photo, smallest region
+    c.proposals.max_part = 0.9           # of the photo, largest region
+    c.proposals.merges = 0               # further joins of similar neighbours, each one more mask
 
     c.merge = ml_collections.ConfigDict()
     c.merge.merge = "max_iou_imp2"       # the rule of sam_merge.py that joins labels and proposals
 
     c.select = ml_collections.ConfigDict()
-    c.select.quota_spec = "auto"         # images per class
+    c.select.quota_spec = json.dumps(dict.fromkeys(SHAPES_CLASSES[1:], 2 if tiny else 14))
     c.select.kind = "foreground"         # which IoU of two label maps; mean, mean_bg
     c.select.min_area = 20               # pixels below which a class does not count as present
 
@@ -75,6 +81,8 @@ def classifier(name, c, tiny):
     t.model.dropout = 0.0
     t.optim.name, t.optim.lr, t.optim.weight_decay = "adamw", 2e-3, 1e-4
     t.optim.groups = ((".*", 1.0, 1.0),)
+    if "eps" in t:
+        t.eps.background_classes = ()
     t.infer.scales = (1.0, 1.5)
     t.infer.canvas, t.infer.grid, t.infer.batch = "grid", 32, 16
     t.infer.threshold = 0.3 if name == "cam_voc_cam.py" else 0.3
@@ -91,7 +99,6 @@ def segmenter(c, tiny):
     s.log_steps = 2 if tiny else 10
     s.save_steps = 2 if tiny else 50
     s.data.crop = 96
-    s.data.mean, s.data.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     s.data.workers = 0
     s.model.encoder = "small_cnn"
     s.model.output_stride = 8

@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
         result["pack"] = str(folder)
     if flags.json:
         files.write_json(flags.json, result)
-    prepare.raise_problems(problems, pathlib.Path(flags.json or out / "problems.txt"))
+    prepare.raise_problems(problems, out, listed=flags.json)
     for split, counts in result["splits"].items():
         print(f"{split}: {counts['images']} images, {counts['tags']} with tags, "
               f"{counts['label']} with a mask, {counts['saliency']} with saliency")

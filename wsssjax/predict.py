@@ -31,8 +31,8 @@ def main(arguments: list[str]) -> None:
     add("--weights", help="exported weights (.safetensors)")
     add("--images", help="folder of photos (JPEG, PNG), or a list of paths")
     add("--out", help="folder for <id>.png and <id>.npy")
-    parser.add_argument("--save", default="labels", help="labels (default), logits (float32 [h,w,k] "
-                        "at the photo's size) or labels,logits")
+    parser.add_argument("--save", default="labels", help="labels (default), logits (float32 "
+                        "[h,w,k] at the photo's size) or labels,logits")
     flags = parser.parse_args(plain)
     run(config.load(flags.config, overrides), flags.weights, flags.images, flags.out,
         save=tuple(flags.save.split(",")))
@@ -69,7 +69,7 @@ def run(
 
 
 def restored(settings: Any, weights_path: str | os.PathLike) -> Callable:
-    """images [b,h,w,3] → logits [b,h,w,k] of the network in `settings` with the weights of a file."""
+    """images [b,h,w,3] → logits [b,h,w,k]: the network of `settings` with the weights of a file."""
     missing = [name for name in ("classes", "model", "predict", "data") if name not in settings]
     if missing:
         raise ValueError(f"the config has no {missing[0]!r}, so it trains no segmenter; want one "

@@ -21,7 +21,7 @@ from wsssjax.core import files, parallel
 from wsssjax.data import prepare as prepare_data
 from wsssjax.data.classes import read_class_names
 from wsssjax.refine import __main__ as refine_command
-from wsssjax.refine import proposals as proposal_files
+from wsssjax.refine import propose as propose_masks
 from wsssjax.report import __main__ as report_command
 from wsssjax.select import __main__ as select_command
 from wsssjax.select import control
@@ -89,15 +89,15 @@ def infer_cam(config, out, inputs):
 
 def propose(config, out, inputs):
     """Class-agnostic masks of the training photos."""
-    photos = files.photo_paths(where(inputs["prepare"])["train_photos"])
-    proposal_files.propose_folder(photos, out, config.proposals.to_dict())
+    propose_masks.run(images=where(inputs["prepare"])["train_photos"], out=str(out),
+                      **config.proposals)
 
 
 def merge(config, out, inputs):
     """B+: the label maps of B with the proposals merged in."""
     classes = where(inputs["prepare"])["classes"]
     refine_command.run(method="sam", labels=str(inputs["labels_b"]), classes=classes,
-                       proposals=str(inputs["proposals"]), out=str(out), **config.merge)
+                       proposal_folder=str(inputs["proposals"]), out=str(out), **config.merge)
 
 
 def select(config, out, inputs):

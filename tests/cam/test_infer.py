@@ -13,6 +13,7 @@ from wsssjax.cam import infer
 
 SETTINGS = {"scales": (0.5, 1.0, 1.5, 2.0), "flip": True, "canvas": "exact", "grid": 16, "batch": 1,
             "threshold": 0.2}
+DATA = types.SimpleNamespace(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 class Settings(types.SimpleNamespace):
@@ -74,7 +75,7 @@ def test_maps_equal_the_published_steps(size):
     predict, kernel = network()
     tags = np.float32([0, 1, 0, 1, 1])
     image = photo(1, *size)
-    (got,) = infer.class_maps(forward(predict, kernel), [image], [tags], settings())
+    (got,) = infer.class_maps(forward(predict, kernel), [image], [tags], settings(), DATA)
     want = published(torch, image, tags, kernel, SETTINGS["scales"])
     np.testing.assert_array_equal(got.classes, [2, 4, 5])
     assert got.cam.dtype == np.float32 and got.cam.shape == (3, *size)
@@ -97,8 +98,9 @@ def test_mirrored_photo_gives_mirrored_maps():
     run = forward(predict, kernel)
     for canvas in ("exact", "grid"):
         options = settings(canvas=canvas)
-        (one,) = infer.class_maps(run, [image], [tags], options)
-        (two,) = infer.class_maps(run, [np.ascontiguousarray(image[:, ::-1])], [tags], options)
+        (one,) = infer.class_maps(run, [image], [tags], options, DATA)
+        mirror = np.ascontiguousarray(image[:, ::-1])
+        (two,) = infer.class_maps(run, [mirror], [tags], options, DATA)
         np.testing.assert_allclose(two.cam[..., ::-1], one.cam, atol=1e-5)
 
 
@@ -107,7 +109,7 @@ def test_one_scale_without_mirror_is_the_bare_network():
     image = photo(3, 48, 64)
     options = settings(scales=(1.0,), flip=False)
     (got,) = infer.class_maps(forward(predict, kernel, flip=False), [image],
-                              [np.ones(5, np.float32)], options)
+                              [np.ones(5, np.float32)], options, DATA)
     x = (image / np.float32(255) - np.float32([0.485, 0.456, 0.406])) / np.float32(
         [0.229, 0.224, 0.225])
     maps = np.asarray(predict(kernel, jnp.asarray(x[None])))[0]
@@ -125,10 +127,10 @@ def test_grid_has_one_program_per_size_and_rows_do_not_mix():
     tags = list(np.float32([[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0]]))
     compiled = jax.jit(infer.mirrored(predict, True))
     options = settings(canvas="grid", batch=4)
-    together = infer.class_maps(lambda x: compiled(kernel, x), images, tags, options)
+    together = infer.class_maps(lambda x: compiled(kernel, x), images, tags, options, DATA)
     assert [m.cam.shape for m in together] == [(1, 41, 66), (2, 45, 60), (0, 50, 70)]
     for image, tags_k, want in zip(images, tags, together, strict=True):
-        (alone,) = infer.class_maps(lambda x: compiled(kernel, x), [image], [tags_k], options)
+        (alone,) = infer.class_maps(lambda x: compiled(kernel, x), [image], [tags_k], options, DATA)
         np.testing.assert_allclose(alone.cam, want.cam, atol=1e-6)
     assert compiled._cache_size() == len(options.scales)
 
@@ -138,8 +140,8 @@ def test_grid_differs_from_exact_only_by_the_bent_aspect():
     predict, kernel = network()
     image, tags = photo(4, 48, 64), np.float32([1, 1, 0, 0, 1])
     run = forward(predict, kernel)
-    (exact,) = infer.class_maps(run, [image], [tags], settings())
-    (grid,) = infer.class_maps(run, [image], [tags], settings(canvas="grid"))
+    (exact,) = infer.class_maps(run, [image], [tags], settings(), DATA)
+    (grid,) = infer.class_maps(run, [image], [tags], settings(canvas="grid"), DATA)
     np.testing.assert_array_equal(exact.cam, grid.cam)
 
 

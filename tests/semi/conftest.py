@@ -116,7 +116,8 @@ class Kit:
     """What the tests of this folder share."""
 
     classes, strides, model, devices = CLASSES, STRIDES, Toy, 2
-    config, state, batch = staticmethod(load_config), staticmethod(make_state), staticmethod(make_batch)
+    config, state = staticmethod(load_config), staticmethod(make_state)
+    batch = staticmethod(make_batch)
 
 
 @pytest.fixture(scope="session")

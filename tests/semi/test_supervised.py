@@ -38,7 +38,7 @@ def test_equals_unimatch_v2_whose_teacher_is_never_sure(kit, freeze):
 
 
 def test_loss_counts_labelled_pixels_only(kit):
-    """Uniform logits cost ln K a pixel, however many pixels are ignored; none at all cost nothing."""
+    """Uniform logits cost ln K a pixel, however many are ignored; no pixel costs nothing."""
     config, model = kit.config("semi_voc_supervised"), kit.model()
     step = parallel.compile_step(
         functools.partial(supervised.train_step, config=config, model=model), devices=1)

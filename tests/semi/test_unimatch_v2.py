@@ -18,7 +18,7 @@ class TorchRun:
 
     def __init__(self, torch, kit, config, params):
         self.torch, self.kit, self.config = torch, kit, config
-        self.student = {k: torch.tensor(np.array(v), dtype=torch.float64) for k, v in flat(params).items()}
+        self.student = {k: torch.tensor(np.array(v)).double() for k, v in flat(params).items()}
         self.teacher = {k: v.clone() for k, v in self.student.items()}
         self.learned = [k for k in self.student
                         if not (config.model.freeze_encoder and k.startswith("backbone"))]
@@ -154,7 +154,8 @@ def test_two_devices_average_the_gradients_of_two_single_steps(kit):
     for name in both:
         np.testing.assert_allclose(both[name], (one[name] + two[name]) / 2, atol=2e-6, err_msg=name)
     for name in ("loss", "loss_x", "loss_u", "mask_ratio"):
-        np.testing.assert_allclose(metrics[name], (metrics_1[name] + metrics_2[name]) / 2, rtol=1e-5)
+        want = (metrics_1[name] + metrics_2[name]) / 2
+        np.testing.assert_allclose(metrics[name], want, rtol=1e-5, err_msg=name)
 
 
 def test_devices_draw_their_own_dropout(kit):
@@ -266,7 +267,8 @@ def test_teacher_ramp():
     for k, want in decays.items():
         got = unimatch_v2.follow(jnp.float32(1.0), jnp.float32(0.0), jnp.int32(k), 0.996)
         np.testing.assert_allclose(got, want, atol=1e-7)
-    teacher, students = jnp.float32(7.0), np.random.default_rng(0).normal(size=100).astype(np.float32)
+    students = np.random.default_rng(0).normal(size=100).astype(np.float32)
+    teacher = jnp.float32(7.0)
     for k, x in enumerate(students):
         teacher = unimatch_v2.follow(teacher, x, jnp.int32(k), 0.996)
     np.testing.assert_allclose(teacher, students.mean(), rtol=1e-4, atol=1e-6)
@@ -293,5 +295,5 @@ def test_schedule_of_the_encoder_is_the_references(kit):
 def test_build_refuses_what_cannot_work(kit):
     with pytest.raises(ValueError, match="config.device_batch is 1; want at least 2"):
         unimatch_v2.build(kit.config(device_batch=1))
-    with pytest.raises(ValueError, match="config.criterion is 'ohem'; there are ce"):
+    with pytest.raises(ValueError, match="config.criterion is 'ohem'; want ce"):
         unimatch_v2.build(kit.config(criterion="ohem"))

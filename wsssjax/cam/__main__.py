@@ -73,7 +73,7 @@ def run(settings, weights_path, images, tags, out, *, save=("cams", "labels")) -
                 found = infer.class_maps(
                     lambda image_bhwc: compiled(variables, image_bhwc),
                     [photos.read_photo(paths[n]) for n in batch],
-                    [tags_by_id[n] for n in batch], settings.infer)
+                    [tags_by_id[n] for n in batch], settings.infer, settings.data)
                 for name, maps in zip(batch, found, strict=True):
                     _write(out, name, maps, settings.infer.threshold, save)
             bar.advance(len(batch))
@@ -115,8 +115,10 @@ def _write(out, name, maps, threshold, save):
 def _claim(out, settings, weights_path, tags):
     """Writes down what the folder's files are made with, or refuses a folder made otherwise."""
     plain = config.to_dict(settings)
-    made_with = {name: plain[name] for name in ("method", "classes", "model", "infer", "dtype")}
+    made_with = {name: plain[name] for name in ("method", "model", "infer", "dtype")}
+    made_with["classes"] = list(classes.read_class_names(settings.classes))
     made_with["model"].pop("encoder_weights")
+    made_with["colours"] = [plain["data"]["mean"], plain["data"]["std"]]
     made_with["weights"] = weights.fingerprint(weights_path)
     made_with["tags"] = files.hash_file(tags)
     path = out / SETTINGS

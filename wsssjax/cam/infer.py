@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from wsssjax.core.config import choose
-from wsssjax.core.constants import BACKGROUND, IMAGENET_MEAN, IMAGENET_STD
+from wsssjax.core.constants import BACKGROUND
 
 _EPSILON = 1e-5  # added to the maximum that divides a map
 
@@ -82,12 +82,12 @@ def mirrored(predict: Callable, flip: bool) -> Callable:
 
 
 def class_maps(forward: Callable, photos: Sequence[np.ndarray], tags: Sequence[np.ndarray],
-               infer) -> list[Maps]:
+               infer, data) -> list[Maps]:
     """One `Maps` per photo of a batch of one canvas.
 
     forward: image_bhwc float32, normalised → maps_bpqk, already summed over mirror images.
-    photos: uint8 [h,w,3].  tags: float32 [k].  A short batch is filled up by repeating its last
-    photo, so that there is one program per size.
+    photos: uint8 [h,w,3].  tags: float32 [k].  data: config.data, for mean and std.  A short batch
+    is filled up by repeating its last photo, so that there is one program per size.
     """
     size = canvas(photos[0].shape[:2], infer)
     chosen = [np.flatnonzero(tags_k > 0) for tags_k in tags]
@@ -95,7 +95,7 @@ def class_maps(forward: Callable, photos: Sequence[np.ndarray], tags: Sequence[n
             for k, photo in zip(chosen, photos, strict=True)]
     for scale in infer.scales:
         scaled = tuple(max(1, round(side * scale)) for side in size)
-        rows = [_network_input(photo, scaled) for photo in photos]
+        rows = [_network_input(photo, scaled, data) for photo in photos]
         rows += rows[-1:] * (infer.batch - len(rows))
         maps_bpqk = np.asarray(forward(np.stack(rows)), np.float32)
         for row, (sum_mhw, k) in enumerate(zip(sums, chosen, strict=True)):
@@ -121,12 +121,12 @@ def label_map(maps: Maps, threshold: float) -> np.ndarray:
     return numbers[np.concatenate([flat_hw, maps.cam]).argmax(0)]
 
 
-def _network_input(photo_hw3, size):
+def _network_input(photo_hw3, size, data):
     """float32 [h,w,3], normalised: the original photo taken to `size` by Pillow bicubic."""
     h, w = size
     resized = Image.fromarray(photo_hw3).resize((w, h), Image.Resampling.BICUBIC)
     image_hw3 = np.asarray(resized, np.float32) / np.float32(255)
-    return (image_hw3 - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+    return (image_hw3 - np.float32(data.mean)) / np.float32(data.std)
 
 
 def _normalise(sum_mhw):

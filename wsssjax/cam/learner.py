@@ -94,7 +94,7 @@ def batches(config, *, saliency: bool):
         transforms.ResizeLongSide(low=data.long_side[0], high=data.long_side[1]),
         transforms.Flip(p=data.flip),
         jitter,
-        transforms.Normalize(keys=("image",)),
+        transforms.Normalize(keys=("image",), mean=data.mean, std=data.std),
         transforms.PasteCrop(size=data.crop),
         transforms.Keep(keys=keys),
     )

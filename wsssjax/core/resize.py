@@ -20,7 +20,9 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL
 
+_PILLOW_MAJOR = int(PIL.__version__.split(".")[0])
 _PILLOW_BITS = 22  # fixed-point fraction bits of Pillow's 8-bit resampling
 _PILLOW_SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
 
@@ -57,16 +59,23 @@ def resize_nearest(x, size: tuple[int, int], axes: tuple[int, int] = (-3, -2)):
     return x
 
 
-def resize_pillow(image_hwc, size: tuple[int, int], method: str = "bilinear"):
-    """uint8 [..., h, w, c] bit-equal to Pillow's resize: columns first, then rows, each rounded.
+def resize_pillow(image_hwc, size: tuple[int, int], method: str = "bilinear", *,
+                  rows_first: bool | None = None):
+    """uint8 [..., h, w, c] bit-equal to Pillow's resize: one pass an axis, each rounded to 8 bits.
 
     method: "bilinear" or "bicubic". The kernel widens with the step where the image shrinks.
+    rows_first: None does what the installed Pillow does. Before Pillow 13 columns always came
+    first; since then rows do where the height loses more than twice the pixels of the width.
     """
     if method not in _PILLOW_SUPPORT:
         raise ValueError(f"method {method!r}: want one of {', '.join(_PILLOW_SUPPORT)}")
     assert image_hwc.dtype == jnp.uint8, image_hwc.dtype
     x = jnp.asarray(image_hwc)
-    for axis, length in ((x.ndim - 2, size[1]), (x.ndim - 3, size[0])):
+    if rows_first is None:
+        lost_rows, lost_columns = x.shape[-3] - size[0], x.shape[-2] - size[1]
+        rows_first = _PILLOW_MAJOR >= 13 and lost_rows > max(0, 2 * lost_columns)
+    passes = [(x.ndim - 2, size[1]), (x.ndim - 3, size[0])]
+    for axis, length in reversed(passes) if rows_first else passes:
         if length != x.shape[axis]:  # Pillow skips a pass that changes nothing
             x = _pillow_pass(x, length, axis, method)
     return x

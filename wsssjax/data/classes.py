@@ -22,15 +22,17 @@ COCO_CLASSES = tuple(
     "microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,"
     "toothbrush".split(",")
 )
-CLASS_SETS = {"voc": VOC_CLASSES, "coco": COCO_CLASSES}
+SHAPES_CLASSES = ("background", "person", "train", "cat", "boat", "car", "bird", "plant")
+CLASS_SETS = {"voc": VOC_CLASSES, "coco": COCO_CLASSES, "shapes": SHAPES_CLASSES}
 BACKGROUND_NAME = "background"
 
 
 def read_class_names(classes: str | os.PathLike) -> tuple[str, ...]:
     """All class names, background first.
 
-    classes: "voc", "coco", or a text file with one name a line. The file may leave the background
-        out: it is put in front where the first line is not `background`. Blank lines are dropped.
+    classes: "voc", "coco", "shapes", or a text file with one name a line. The file may leave the
+        background out: it is put in front where the first line is not `background`. Blank lines
+        are dropped.
     """
     if str(classes) in CLASS_SETS:
         return CLASS_SETS[str(classes)]

@@ -15,10 +15,11 @@ import numpy as np
 from wsssjax.core import files
 from wsssjax.data import builders, label_map, photos, records, sources, tags
 from wsssjax.data.records import DataSet, Record
+from wsssjax.data.shapes import CONTEXT_CLASSES
 
 CHECK_THREADS = 2  # decoding releases Python's lock
 PROBLEM_LIMIT = 1000  # listed in a report; all are counted
-_STAGE = ".wsssjax-tmp"
+_STAGE = ".wsssjax-stage"
 FOLDER_KINDS = {"image_folder": "folder"}
 
 
@@ -106,24 +107,27 @@ def for_recipe(config, out: str | os.PathLike) -> None:
     if kind == "shapes":
         drawn = builders.draw_shapes(train=config.train_count, test=config.test_count,
                                      size=config.size, seed=config.seed)
-        root, kind = write_folder(drawn, out / "shapes"), "folder"
+        root, layout = write_folder(drawn, out / "shapes"), "folder"
     elif not config.root:
         raise ValueError("config.data.root is empty; pass --config.data.root=FOLDER of the photos")
     else:
-        root = pathlib.Path(config.root).resolve()
+        root, layout = pathlib.Path(config.root).resolve(), kind
     problems: list[str] = []
-    data = records.collect(kind, root, splits=("train", "test"), tell=problems.append)
+    data = records.collect(layout, root, splits=("train", "test"), tell=problems.append)
     check(data, problems.append)
-    raise_problems(problems, out / "problems.txt")
+    raise_problems(problems, out)
     learn = DataSet(class_names=data.class_names, splits={"train": data.splits["train"]})
     paths = {
-        "packed": pack(learn, kind, out / "packed"),
+        "packed": pack(learn, kind, out / "packed", redo=True),
         "classes": _write_lines(out / "classes.txt", data.class_names),
         "tags": _write_tags(out / "tags.csv", data),
         "truth": _common_folder(data, "label", out / "truth"),
         "saliency": _common_folder(data, "saliency", out / "saliency"),
-        "context": root / "context" if (root / "context").is_dir() else "",
+        "context": root / "context" if config.kind == "shapes" else "",
+        "context_classes": "",
     }
+    if config.kind == "shapes":
+        paths["context_classes"] = _write_lines(out / "context_classes.txt", CONTEXT_CLASSES)
     for split, found in data.splits.items():
         paths[split] = _write_lines(out / f"{split}.txt", [record.name for record in found])
         paths[f"{split}_photos"] = _write_lines(
@@ -132,15 +136,20 @@ def for_recipe(config, out: str | os.PathLike) -> None:
     files.write_json(out / "paths.json", {name: _from(path, out) for name, path in paths.items()})
 
 
-def raise_problems(problems: list[str], report: pathlib.Path) -> None:
-    """Nothing where there is no problem; else lists them in `report` and raises the first."""
-    if not problems:
-        report.unlink(missing_ok=True)
-        return
+def raise_problems(problems: list[str], out: pathlib.Path, listed: str = "") -> None:
+    """Nothing where there is no problem; else a ValueError with the first one and their number.
+
+    Several are written to `<out>/problems.txt`, unless they are `listed` in a file already.
+    """
+    report = out / "problems.txt"
+    report.unlink(missing_ok=True)
     if len(problems) == 1:
         raise ValueError(problems[0])
-    _write_lines(report, problems[:PROBLEM_LIMIT])
-    raise ValueError(f"{problems[0]} (and {len(problems) - 1} more problems, see {report})")
+    if problems:
+        if not listed:
+            _write_lines(report, problems[:PROBLEM_LIMIT])
+        more = len(problems) - 1
+        raise ValueError(f"{problems[0]} (and {more} more problems, see {listed or report})")
 
 
 def summary(data: DataSet) -> dict[str, dict]:

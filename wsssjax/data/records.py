@@ -124,7 +124,7 @@ def read_list(path: pathlib.Path) -> list[tuple[str, str, str]]:
             continue
         is_path = "/" in words[0]
         name = pathlib.PurePosixPath(words[0]).stem if is_path else words[0]
-        if len(words) > (2 if is_path else 1) or name.startswith(".") or "\0" in line:
+        if len(words) > (2 if is_path else 1) or tags.id_problem(name):
             wrong = line.strip()[:80]
             raise ValueError(f"{path}, line {number}: {wrong!r}; want an id, or '<photo> <label>'")
         if name in seen:
@@ -173,6 +173,9 @@ class _Finder:
         """The records of one split; each image that lacks something needed is told and left out."""
         records = []
         for name, photo, label in entries:
+            if tags.id_problem(name):
+                self.tell(f"{self.root}: {tags.id_problem(name)}")
+                continue
             photo_path = self.root / photo if photo else self._photo(name)
             if photo_path is None or not photo_path.is_file():
                 want = photo or f"{PHOTO_FOLDERS[self.kind][0]}/{name}.jpg"

@@ -29,13 +29,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from wsssjax.core.constants import BACKGROUND, IGNORE
+from wsssjax.data.classes import SHAPES_CLASSES
 from wsssjax.data.shapes_objects import CLUTTER, OBJECTS, Kind
 from wsssjax.data.shapes_paint import FULL, Canvas, Dice, noise, paste
 from wsssjax.data.shapes_scenes import CONTEXT_CLASSES, NONE, WATER, Scene, paint
 
 __all__ = ["CONTEXT_CLASSES", "SHAPES_CLASSES", "generate", "split"]
-
-SHAPES_CLASSES = ("background", "person", "train", "cat", "boat", "car", "bird", "plant")
 
 MIN_SHARE = 0.006  # of the image's pixels; below it a class is neither tagged nor labelled
 LONG_SIDE = (1.0, 1.34)  # longer / shorter side

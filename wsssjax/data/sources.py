@@ -15,7 +15,6 @@ from collections.abc import Iterable
 import numpy as np
 
 from wsssjax.data import label_map, photos
-from wsssjax.data.records import read_list
 
 KEYS = ("image", "tags", "label", "saliency", "context")
 ANY_LABEL = 255  # as `num_classes`: every value of an 8-bit label map is let through
@@ -56,8 +55,8 @@ class Packed:
             record = self._open()[index]
         except Exception as error:  # the C++ reader raises several types
             raise ValueError(f"{title}: unreadable ({error}); pack the data set again") from None
-        if record["id"].decode() != name:
-            raise ValueError(f"{title}: holds {record['id'].decode()!r}; pack the data set again")
+        if record["id"] != name.encode():  # a file cut off gives empty records
+            raise ValueError(f"{title}: found {record['id']!r}; pack the data set again")
         example = {"name": name}
         for key in self.keys:
             if key == "image":
@@ -138,13 +137,22 @@ class Listed:
 
 
 def list_lines(path: str | os.PathLike) -> list[str]:
-    """The lines of a `<photo path> [<label path>]` list file, checked, for `Listed`."""
-    entries = read_list(pathlib.Path(path))
-    bare = [name for name, photo, _ in entries if not photo]
-    if bare:
-        raise ValueError(f"{path}: {bare[0]!r} is an id; want '<photo path> <label path>' a line")
-    return [line for line in pathlib.Path(path).read_text(encoding="utf-8-sig").splitlines()
-            if line.strip()]
+    """The filled lines of a list file, each `<photo path>` or `<photo path> <label path>`."""
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a text file; want '<photo> <label>' a line") from None
+    lines = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if len(line.split()) > 2 or "\0" in line:
+            raise ValueError(
+                f"{path}, line {number}: {line[:80]!r}; want '<photo> <label>', no spaces in paths"
+            )
+        if line.strip():
+            lines.append(line.strip())
+    if not lines:
+        raise ValueError(f"{path}: names no photo; want '<photo> <label>' a line")
+    return lines
 
 
 def pack_folder(folder: str | os.PathLike) -> pathlib.Path:

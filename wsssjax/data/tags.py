@@ -42,8 +42,8 @@ def parse_tags(
         name, text = row[0].strip(), row[1].strip()
         if name.lower().endswith(files.PHOTO_SUFFIXES):
             name = name[: name.rindex(".")]
-        if not name:
-            problems.append(f"{where}: no id; want `id,tags`")
+        if id_problem(name):
+            problems.append(f"{where}: {id_problem(name)}")
         elif name in tags:
             problems.append(f"{where}: id {name!r} stands twice; keep one of them")
         else:
@@ -54,6 +54,15 @@ def parse_tags(
     if not tags and not problems:
         problems.append(f"{path}: holds no row; want `id,tags` and one row an image")
     return tags, problems
+
+
+def id_problem(name: str) -> str:
+    """Why `name` cannot be the id of an image, "" where it can: ids become file names and words."""
+    if not name:
+        return "no id; want `id,tags`"
+    if name.startswith(".") or any(mark in name for mark in " /\\,") or not name.isprintable():
+        return f"id {name[:80]!r} has a space, comma, slash or leading dot; rename the photo"
+    return ""
 
 
 def parse_tag_text(text: str, class_names: tuple[str, ...]) -> np.ndarray:

@@ -29,6 +29,12 @@ RULES = {
 }
 
 
+def check(rule: str, coverage: str) -> Rule:
+    """The rule of that name; ValueError for a name that is none, of rule or coverage."""
+    choose(dict.fromkeys(COVERAGE), coverage, "--coverage")
+    return choose(RULES, rule, "--merge")
+
+
 class Overlaps(NamedTuple):
     """classes: present foreground classes, rising [k].  shared_mk: int64, pixels of mask m with
     class k.  mask_m, class_k: int64 areas."""
@@ -79,8 +85,7 @@ def merge(label_hw: np.ndarray, masks_mhw: np.ndarray, rule: str = "max_iou_imp2
     Classes are dealt with in rising order. A mask goes to the first class whose test it passes and
     the larger class is painted over the smaller one; background never gets a mask.
     """
-    how = choose(RULES, rule, "--merge")
-    choose(dict.fromkeys(COVERAGE), coverage, "--coverage")
+    how = check(rule, coverage)
     keep = how.keep if keep_uncovered is None else keep_uncovered
     assert masks_mhw.shape[1:] == label_hw.shape, (masks_mhw.shape, label_hw.shape)
     if area_cap is not None:

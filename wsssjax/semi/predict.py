@@ -18,7 +18,7 @@ from wsssjax.core.resize import bilinear_taps
 
 
 def input_size(size_hw: tuple[int, int], multiple: int) -> tuple[int, int]:
-    """(rows, columns) of the network's input: nearest multiples, halves up, one multiple at least."""
+    """(rows, columns) of the network's input: nearest multiples, halves up, at least one."""
     rows, columns = (max(int(side / multiple + 0.5), 1) * multiple for side in size_hw)
     return rows, columns
 

@@ -1,4 +1,4 @@
-"""The segmenter that every method of this folder trains: its start, and one step of its optimizer."""
+"""The segmenter that all methods of this folder train: its start, and a step of its optimizer."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def first_variables(config: Any, model: Any, key: jax.Array) -> dict:
 
 
 def init(config: Any, model: Any, key: jax.Array, *, teacher: bool) -> TrainState:
-    """The state at step 0, pretrained encoder in it; the teacher starts as a copy of the student."""
+    """The state at step 0, pretrained encoder in it; the teacher is a copy of the student."""
     # Compiled, this draws the numbers and skips the forward pass that tells their shapes.
     variables = jax.jit(functools.partial(first_variables, config, model))(key)
     variables = registry.load_encoder(variables, config.model)
@@ -82,7 +82,7 @@ def descend(config: Any, before: TrainState, loss_fn: Callable) -> tuple[dict, A
 def check_criterion(config: Any) -> None:
     """ValueError unless config.criterion names a loss that exists."""
     if config.criterion not in CRITERIA:
-        raise ValueError(f"config.criterion is {config.criterion!r}; there are {', '.join(CRITERIA)}")
+        raise ValueError(f"config.criterion is {config.criterion!r}; want {' or '.join(CRITERIA)}")
 
 
 def labelled_loss(logits_bhwk: jax.Array, label_bhw: jax.Array) -> jax.Array:

@@ -70,7 +70,7 @@ def drop_masks(kept: Sequence[jax.Array], whole_b: jax.Array) -> tuple[jax.Array
 
 
 def cut_mix(x: jax.Array, box_bhw: jax.Array) -> jax.Array:
-    """`x` [b,h,w,...] with each box filled from the mirrored row of the batch (i from b - 1 - i)."""
+    """x [b,h,w,...], each box filled from the mirrored row of the batch (i from b - 1 - i)."""
     return jnp.where(box_bhw.reshape(box_bhw.shape + (1,) * (x.ndim - 3)), x[::-1], x)
 
 
@@ -111,11 +111,11 @@ def train_step(
 ) -> tuple[TrainState, dict]:
     """(state, metrics) after one iteration on one device.
 
-    batch: image, label of the labelled stream; weak, strong1, strong2, valid, cut1, cut2 of the other.
+    batch: `image` and `label` of the labelled stream, all other keys of the unlabelled one.
     draw: replaces the dropout draws, for parity tests.
-    loss = (loss_x + unlabelled_weight · loss_u) / 2. loss_x is the mean over labelled pixels, loss_u
-    the mean of the two views' `unlabelled_loss`. Divisors, CutMix partners and dropped pairs are of this
-    device's rows; then the devices' gradients are averaged, as in the reference.
+    loss = (loss_x + unlabelled_weight · loss_u) / 2. loss_x is the mean over labelled pixels,
+    loss_u the mean of the two views' `unlabelled_loss`. Divisors, CutMix partners and dropped
+    pairs are of this device's rows; then the devices' gradients are averaged, as published.
     """
     rows_x, rows = batch["image"].shape[0], batch["weak"].shape[0]
     mixed = [cut_mix(batch[f"strong{v}"], batch[f"cut{v}"]) for v in (1, 2)]
@@ -146,12 +146,15 @@ def train_step(
     # A frozen encoder is the same in teacher and student; averaging would only add rounding.
     learned = student.trainable(config, params)
     followed = follow({n: state.ema[n] for n in learned}, learned, state.step, config.ema_limit)
-    state = state.replace(step=state.step + 1, params=params, ema={**state.ema, **followed}, opt=opt)
-    return state, metrics
+    ema = {**state.ema, **followed}
+    return state.replace(step=state.step + 1, params=params, ema=ema, opt=opt), metrics
 
 
 def _forwards(config, model, state, images_bhwc, weak_bhwc, drop):
-    """(the teacher's logits of the weak images, part of the params → the student's of the others)."""
+    """(logits_w, learn): the teacher's logits of the weak images, and how the student gets its own.
+
+    learn: trainable part of the params → the student's logits of `images_bhwc`.
+    """
     size_hw = weak_bhwc.shape[1:3]
 
     def encode(params, image_bhwc):

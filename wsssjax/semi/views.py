@@ -1,4 +1,4 @@
-"""What the segmenter's trainings see: transforms and loaders of the labelled and unlabelled photos."""
+"""What the segmenter learns from: transforms and loaders of labelled and unlabelled photos."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def unlabelled_transforms(data: Any) -> tuple:
 
 
 def semi_loader(config: Any) -> Joined:
-    """Endless batches of as many labelled as unlabelled photos, each list in an order of its own."""
+    """Endless batches of as many labelled as unlabelled photos, each list in its own order."""
     data = config.data
     return Joined(
         labelled=_labelled(config),

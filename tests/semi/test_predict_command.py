@@ -1,0 +1,157 @@
+"""`python -m wsssjax.predict`: its files, its restarts, and what it says about bad input."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from wsssjax import predict
+from wsssjax.core import config as configs
+from wsssjax.core import files, resize, weights
+from wsssjax.data import label_map, photos
+from wsssjax.semi import student
+
+CONFIG = str(pathlib.Path(__file__).parents[2] / "configs/semi_voc_supervised.py")
+SMALL = {"model.encoder": "small_cnn", "model.output_stride": "8", "model.head_width": "8",
+         "predict.batch": "2", "data.crop": "64", "data.root": "nowhere"}
+SIZES = {"a": (64, 96), "b": (61, 99), "c": (96, 64), "d": (64, 97), "e": (33, 31)}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(model, variables, file of the weights) of a random segmenter."""
+    settings = configs.load(CONFIG, SMALL)
+    model = student.build_model(settings)
+    variables = student.first_variables(settings, model, jax.random.key(0))
+    # Biases and scales away from 0 and 1, so that a forgotten one shows.
+    variables = jax.tree.map(lambda x: x + 0.05 * jnp.sin(jnp.arange(x.size)).reshape(x.shape),
+                             variables)
+    path = tmp_path_factory.mktemp("weights") / "segmenter.safetensors"
+    weights.save(path, variables)
+    return model, variables, path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Five photos: JPEG, PNG, and a PNG with a palette."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for name, (h, w) in SIZES.items():
+        coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+        image = coarse.resize((w, h), Image.Resampling.BICUBIC)
+        image = image.convert("P") if name == "e" else image
+        image.save(tmp_path / "photos" / f"{name}.{'jpg' if name in 'ab' else 'png'}")
+    return tmp_path
+
+
+def arguments(folder, weights_path, out, save="labels,logits", **changes):
+    overrides = SMALL | {name.replace("__", "."): value for name, value in changes.items()}
+    return [f"--config={CONFIG}", f"--weights={weights_path}", f"--images={folder / 'photos'}",
+            f"--out={out}", f"--save={save}", *(f"--config.{k}={v}" for k, v in overrides.items())]
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def test_files_equal_one_photo_at_a_time(trained, folder):
+    model, variables, path = trained
+    predict.main(arguments(folder, path, folder / "out"))
+    settings = configs.load(CONFIG, SMALL)
+    for name, (h, w) in SIZES.items():
+        (photo,) = (folder / "photos").glob(f"{name}.*")
+        image = photos.read_photo(photo) / np.float32(255)
+        image = (image - np.float32(settings.data.mean)) / np.float32(settings.data.std)
+        grid = tuple(max(round(side / 32), 1) * 32 for side in (h, w))
+        x = resize.resize_corners(jnp.asarray(image, jnp.float32), grid)
+        logits, _ = model.apply(variables, x[None], train=False)
+        want = np.asarray(resize.resize_corners(logits[0], (h, w)))
+        got = np.load(folder / "out" / f"{name}.npy")
+        assert got.dtype == np.float32 and got.shape == (h, w, 21)
+        np.testing.assert_allclose(got, want, atol=1e-4, err_msg=name)
+        label = label_map.read(folder / "out" / f"{name}.png", 21, (h, w))
+        np.testing.assert_array_equal(label, got.argmax(-1))
+        assert len(np.unique(label)) > 1, "a constant label map would prove little"
+
+
+def test_a_second_run_makes_what_is_missing_and_nothing_else(trained, folder):
+    path, out = trained[2], folder / "out"
+    predict.main(arguments(folder, path, out))
+    want = contents(out)
+    (out / "b.png").unlink()
+    (out / "d.npy").unlink()
+    (out / f".c.png.1{files._TEMPORARY}").write_bytes(b"half")
+    times = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
+    predict.main(arguments(folder, path, out))
+    assert contents(out) == want
+    kept = {p.name for p in out.iterdir() if p.stat().st_mtime_ns == times.get(p.name)}
+    assert {"a.png", "a.npy", "c.png", "c.npy", "e.png", "e.npy"} <= kept
+
+
+def test_label_maps_alone(trained, folder):
+    predict.main(arguments(folder, trained[2], folder / "out", save="labels"))
+    assert sorted(contents(folder / "out")) == [*(f"{n}.png" for n in SIZES), "predict.json"]
+
+
+def test_other_weights_do_not_mix(trained, folder):
+    _, variables, path = trained
+    predict.main(arguments(folder, path, folder / "out"))
+    before = contents(folder / "out")
+    other = folder / "other.safetensors"
+    weights.save(other, jax.tree.map(lambda x: x * 1.01, variables))
+    with pytest.raises(ValueError, match="made with another weights .*give another --out"):
+        predict.main(arguments(folder, other, folder / "out"))
+    with pytest.raises(ValueError, match="made with another predict"):
+        predict.main(arguments(folder, path, folder / "out", predict__multiple="64"))
+    assert contents(folder / "out") == before
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda f: (f / "photos/b.jpg").write_bytes((f / "photos/b.jpg").read_bytes()[:200]),
+     r"b\.jpg: broken JPEG"),
+    (lambda f: (f / "photos/c.png").write_bytes(b""), r"c\.png: empty"),
+    (lambda f: (f / "photos/c.png").write_text("<html>"), r"c\.png: not a JPEG or PNG"),
+    (lambda f: (f / "photos/a.png").write_bytes(b"x"), r"the id 'a' is taken"),
+])
+def test_a_bad_photo_is_named_and_mending_it_is_enough(trained, folder, damage, message):
+    whole = {p: p.read_bytes() for p in (folder / "photos").iterdir()}
+    damage(folder)
+    with pytest.raises(ValueError, match=message):
+        predict.main(arguments(folder, trained[2], folder / "out", save="labels"))
+    for photo in (folder / "photos").iterdir():
+        photo.write_bytes(whole[photo]) if photo in whole else photo.unlink()
+    predict.main(arguments(folder, trained[2], folder / "out", save="labels"))
+    assert label_map.folder_ids(folder / "out") == sorted(SIZES)
+
+
+def test_weights_that_do_not_fit(trained, folder):
+    path, out = trained[2], folder / "out"
+    names = folder / "names.txt"
+    names.write_text("background\ncat\ndog\n")
+    for argument_list, message in (
+        (arguments(folder, path, out, classes=names), "head/"),
+        (arguments(folder, path, out, model__head_width="16"), "head/"),
+        (arguments(folder, folder / "nowhere", out), "nowhere"),
+        (arguments(folder, folder / "photos", out), "photos"),
+        (arguments(folder, folder / "photos/a.jpg", out), r"a\.jpg"),
+    ):
+        with pytest.raises((ValueError, OSError), match=message):
+            predict.main(argument_list)
+    assert not out.exists(), "nothing is written before the weights are known to fit"
+
+
+def test_what_the_flags_may_not_say(trained, folder):
+    path, out = trained[2], folder / "out"
+    with pytest.raises(ValueError, match="--save 'label' is unknown; did you mean 'labels'"):
+        predict.main(arguments(folder, path, out, save="label"))
+    (folder / "bare.py").write_text(
+        "import ml_collections\ndef get_config(arg=''):\n    return ml_collections.ConfigDict()\n")
+    with pytest.raises(ValueError, match="trains no segmenter"):
+        predict.main([f"--config={folder / 'bare.py'}", f"--weights={path}",
+                      f"--images={folder / 'photos'}", f"--out={out}"])
+    with pytest.raises(SystemExit) as stop:
+        predict.main([*arguments(folder, path, out), "--wieghts=x"])
+    assert stop.value.code == 2
