@@ -87,8 +87,8 @@ def test_a_batch_may_be_larger_than_the_data_set():
 
 def test_processes_share_the_stream_of_one():
     whole = _take(Loader(Numbers(10), [Draw()], batch=4, seed=3), 6)
-    halves = [_take(Loader(Numbers(10), [Draw()], batch=2, seed=3, host_index=index,
-                           host_count=2), 6) for index in range(2)]
+    halves = [_take(Loader(Numbers(10), [Draw()], batch=2, seed=3, process_index=index,
+                           process_count=2), 6) for index in range(2)]
     for one, first, second in zip(whole, *halves, strict=True):
         for key in ("label", "saliency"):
             np.testing.assert_array_equal(one[key][0::2], first[key])
@@ -134,8 +134,8 @@ def test_impossible_settings_are_told():
                               ("threads", 0, 1)):
         with pytest.raises(ValueError, match=f"loader: {key}={value}; want {least} or more"):
             Loader(Numbers(3), [], **{"batch": 1, "seed": 0, key: value})
-    with pytest.raises(ValueError, match="host_count=2; want 4"):
-        Loader(Numbers(3), [], batch=1, seed=0, host_index=3, host_count=2)
+    with pytest.raises(ValueError, match="process_count=2; want 4"):
+        Loader(Numbers(3), [], batch=1, seed=0, process_index=3, process_count=2)
     with pytest.raises(ValueError, match="data set is empty"):
         Loader(Numbers(0), [], batch=1, seed=0)
 

@@ -45,13 +45,13 @@ class Loader:
         seed: int,
         workers: int = 0,
         threads: int = 2,
-        host_index: int = 0,
-        host_count: int = 1,
+        process_index: int = 0,
+        process_count: int = 1,
     ):
         """batch: examples of this process per batch.  seed: 0 or more.  workers: processes that
         prepare batches; 0 = `threads` threads of this process."""
         limits = {"batch": (batch, 1), "seed": (seed, 0), "workers": (workers, 0),
-                  "threads": (threads, 1), "host_count": (host_count, host_index + 1)}
+                  "threads": (threads, 1), "process_count": (process_count, process_index + 1)}
         for name, (value, least) in limits.items():
             if value < least:
                 raise ValueError(f"loader: {name}={value}; want {least} or more")
@@ -59,7 +59,7 @@ class Loader:
             raise ValueError("loader: the data set is empty; want at least one image")
         self._stream = _Stream(
             source=source, transforms=tuple(transforms), batch=batch, seed=seed,
-            host_index=host_index, host_count=host_count,
+            process_index=process_index, process_count=process_count,
         )
         self._workers, self._threads = workers, threads
         self._position = 0  # examples that all processes together have handed out
@@ -85,7 +85,7 @@ class Loader:
         except Exception:
             self.close()  # the next call starts afresh where this one failed
             raise
-        self._position += self._stream.batch * self._stream.host_count
+        self._position += self._stream.batch * self._stream.process_count
         return batch
 
     def get_state(self) -> dict[str, int]:
@@ -176,16 +176,16 @@ class _Stream:
     transforms: tuple[Transform, ...]
     batch: int
     seed: int
-    host_index: int
-    host_count: int
+    process_index: int
+    process_count: int
     start: int = 0  # examples of all processes before batch 0
 
     def __len__(self) -> int:
         return ENDLESS
 
     def __getitem__(self, index: int) -> dict:
-        first = self.start + index * self.batch * self.host_count + self.host_index
-        places = range(first, first + self.batch * self.host_count, self.host_count)
+        first = self.start + index * self.batch * self.process_count + self.process_index
+        places = range(first, first + self.batch * self.process_count, self.process_count)
         return stack([self._example(place) for place in places])
 
     def _example(self, place: int) -> dict:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from wsssjax.core import weights
@@ -69,13 +70,14 @@ def load_encoder(variables: dict, config: Any) -> dict:
     flat = weights.load(config.encoder_weights)
     if not any(name.startswith("params/") for name in flat):
         flat = _from_torch(flat, config)
-    heads = [f"^{name}$" for name in flat if "backbone" not in name.split("/")[1:2]]
+    flat = {name: x for name, x in flat.items() if name.split("/")[1:2] == ["backbone"]}
     backbone = {k: {"backbone": v["backbone"]} for k, v in variables.items() if "backbone" in v}
     try:
-        found = weights.restore(backbone, flat, allow_unused=(*heads, "/backbone/fc/"))
+        found = weights.restore(backbone, flat, allow_unused=("/backbone/fc/",))
     except ValueError as error:
-        raise ValueError(f"{config.encoder_weights} does not fit encoder {config.encoder!r}: "
+        raise ValueError(f"{config.encoder_weights}, as encoder {config.encoder!r}: "
                          f"{error}") from None
+    found = jax.tree.map(jnp.asarray, found)
     return {k: {**v, **found.get(k, {})} for k, v in variables.items()}
 
 
