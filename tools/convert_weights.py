@@ -1,4 +1,4 @@
-"""Public weights of an encoder → weights.safetensors under our names, with a report."""
+"""Command: public weights of an encoder → weights.safetensors under our names, with a report."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def train(config, workdir) -> None:
     step_fn = parallel.compile_step(method.step, backend=config.parallel)
     log = logs.MetricsLog(workdir, first, tensorboard=config.tensorboard)
     sums: dict[str, list[float]] = {}
-    clock = time.monotonic()
+    clock, writes = time.monotonic(), parallel.process()[0] == 0
     with Progress(config.total_steps, config.method, done=first, unit="steps") as progress:
         for step in range(first + 1, config.total_steps + 1):
             batch = next(loader)
@@ -68,25 +68,30 @@ def train(config, workdir) -> None:
             progress.advance()
 
             last = step == config.total_steps
-            if last or step % config.log_steps == 0:
-                row = {name: np.mean([float(v) for v in values]) for name, values in sums.items()}
-                log.write(step, row)
+            if step == first + 1 and writes:
+                _write_hardware(workdir, config, time.monotonic() - clock)
+            if writes and (last or step % config.log_steps == 0):
+                log.write(step, {n: np.mean([float(v) for v in vs]) for n, vs in sums.items()})
                 sums = {}
             # Log, then save: a restart drops the lines after the checkpoint it starts from.
             if last or step % config.save_steps == 0:
                 checkpoint.save(workdir / "checkpoints", state, loader.get_state())
-            if step == first + 1:
-                files.write_json(workdir / "hardware.json", {
-                    "devices": parallel.device_count(), "device_batch": config.device_batch,
-                    "platform": jax.default_backend(),
-                    "first_step_s": round(time.monotonic() - clock, 2)})
     log.close()
+    loader.close()
 
     # Export.
     host = parallel.to_host(state)
-    weights.save(workdir / "weights.safetensors", host.variables())
-    if host.ema is not None:
+    if writes:
+        weights.save(workdir / "weights.safetensors", host.variables())
+    if writes and host.ema is not None:
         weights.save(workdir / "weights_ema.safetensors", host.variables(ema=True))
+
+
+def _write_hardware(workdir: pathlib.Path, config, first_step_s: float) -> None:
+    """What results depend on beside the config, and what compiling cost."""
+    files.write_json(workdir / "hardware.json", {
+        "devices": parallel.device_count(), "device_batch": config.device_batch,
+        "platform": jax.default_backend(), "first_step_s": round(first_step_s, 2)})
 
 
 def _check_same_run(config, workdir: pathlib.Path) -> None:

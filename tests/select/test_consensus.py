@@ -84,15 +84,25 @@ def test_matched_random_draws_others_of_the_same_classes(seed):
     selected = rng.random(80) < rng.uniform(0.1, 0.8)
     draw = control.matched_random(classes, selected, seed)
     chosen, found = np.flatnonzero(selected), draw.partner >= 0
-    assert len(set(draw.partner[found])) == found.sum() == min(len(chosen), (~selected).sum())
-    assert not selected[draw.partner[found]].any()
+    assert len(set(draw.partner[found])) == found.sum() >= len(chosen) - 1
+    assert not (draw.partner[found] == chosen[found]).any()  # another one, never itself
     apart = (classes[chosen[found]] != classes[draw.partner[found]]).sum(1)
     np.testing.assert_array_equal(draw.distance[found], apart)
-    # As many exact partners of each set of classes as there are images to give.
+    # Of each set of classes as many exact partners as there are; the last one may only fit itself.
     for key in {tuple(row) for row in classes}:
         same = (classes == key).all(1)
         exact = (same[chosen] & (draw.distance == 0)).sum()
-        assert exact == min((same & selected).sum(), (same & ~selected).sum())
+        assert exact >= (same & selected).sum() - 1
+        if same.sum() > (same & selected).sum():
+            assert exact == (same & selected).sum()
+
+
+def test_matched_random_also_draws_from_the_selected():
+    """Half of the images are selected, so half of the draw is, on average."""
+    classes, selected = np.ones((40, 1), bool), np.arange(40) < 20
+    shares = [selected[control.matched_random(classes, selected, s).partner].mean()
+              for s in range(200)]
+    assert abs(np.mean(shares) - 0.5) < 0.03
 
 
 def test_matched_random_follows_its_seed_and_is_uniform():

@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -49,7 +50,7 @@ def under(top: str, flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def save(path: str | os.PathLike, variables: Any) -> None:
     """Writes a tree (or a flat dict) of arrays to `path`, whole or not at all."""
-    flat = {name: np.ascontiguousarray(leaf) for name, leaf in flatten(variables).items()}
+    flat = {name: np.asarray(leaf, order="C") for name, leaf in flatten(variables).items()}
     _refuse_non_finite(flat, path)
     data = safetensors.numpy.save(flat)
     with files.atomic(path) as file:
@@ -95,9 +96,11 @@ def fingerprint(path: str | os.PathLike) -> str:
 
 def _load_npz(path):
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("not an archive")
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: damaged, or no .npz file of plain arrays ({error}); write it "
                          "again") from None
 

@@ -1,4 +1,4 @@
-"""A small residual network: it learns to classify and localise on a CPU from a few hundred photos.
+"""A small residual network, made to learn classes and places on a CPU from a few hundred photos.
 
 Dense 3x3 convolutions (what XLA runs fast on a CPU), group norm (no state beside the parameters,
 and no row of a batch sees another), stride 8 at the end: at 96 pixels the class maps are 12 x 12.

@@ -24,25 +24,25 @@ def matched_random(classes_nk, selected_n, seed: int) -> Draw:
     """For each selected image a random other one whose label holds the same set of classes.
 
     classes_nk: bool, classes of each image's label, images in a fixed order (by id).
-    selected_n: bool.  Partners come from the images that are not selected, each at most once.
-    Where no image with exactly that set is left, the partner is drawn from those left whose sets
-    differ in the fewest classes; exact partners are dealt out first, so that no such draw takes
-    one away. Where no image is left at all the selected image has no partner.
+    selected_n: bool.  Partners come from all images, selected or not, each at most once and none
+    its own: what differs between the two arms is Algorithm 1 alone, and a draw from the images
+    that it turned down would be worse than random. Where no image with exactly that set is left,
+    the partner is drawn from those left whose sets differ in the fewest classes; exact partners
+    are dealt out first, so that no such draw takes one away.
     """
     classes_nk, selected_n = np.asarray(classes_nk, bool), np.asarray(selected_n, bool)
     rng = np.random.default_rng(seed)
     # A random order, then always the first that fits, is a draw without replacement.
-    left = [int(i) for i in rng.permutation(np.flatnonzero(~selected_n))]
+    left = [int(i) for i in rng.permutation(len(selected_n))]
     chosen = np.flatnonzero(selected_n)
     partner_s = np.full(len(chosen), -1, np.int64)
     distance_s = np.full(len(chosen), -1, np.int64)
     for exact in (True, False):
         for s in rng.permutation(np.flatnonzero(partner_s < 0)):
-            if not left:
-                break
             apart = (classes_nk[left] != classes_nk[chosen[s]]).sum(1)
+            apart = np.where(np.array(left) == chosen[s], classes_nk.shape[1] + 1, apart)
             nearest = int(apart.argmin())
-            if exact and apart[nearest]:
+            if apart[nearest] > (0 if exact else classes_nk.shape[1]):
                 continue
             distance_s[s] = apart[nearest]
             partner_s[s] = left.pop(nearest)

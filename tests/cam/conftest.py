@@ -1,0 +1,57 @@
+"""Configs and batches small enough for tests: the shipped configs with the small network."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from wsssjax.core import config as configs
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+CLASSES = "background\nfox\nowl\nelk\n"
+
+
+@pytest.fixture
+def make_config(tmp_path):
+    """(method, {"a.b": "value"}) → the shipped config of the method for 3 classes at 32 px."""
+    (tmp_path / "classes.txt").write_text(CLASSES)
+
+    def make(method, changes=()):
+        small = {
+            "classes": str(tmp_path / "classes.txt"), "device_batch": "4", "total_steps": "10",
+            "data.crop": "32", "data.long_side": "(24,40)", "data.workers": "0",
+            "model.encoder": "small_cnn", "model.output_stride": "8", "model.dropout": "0",
+            "infer.scales": "(1.0,1.5)", "infer.canvas": "grid", "infer.grid": "16",
+            "infer.batch": "2",
+        }
+        config = configs.load(str(CONFIGS / f"cam_voc_{method}.py"))
+        if method == "eps":
+            small["eps.background_classes"] = "('owl',)"
+        for name, text in (small | dict(changes)).items():
+            configs.override(config, name, text)
+        return config
+
+    return make
+
+
+@pytest.fixture
+def batch():
+    """Four rows of noise with tags and saliency; no row without a tag."""
+    rng = np.random.default_rng(0)
+    tags = (rng.random((4, 3)) < 0.5).astype(np.float32)
+    tags[np.arange(4), rng.integers(0, 3, 4)] = 1
+    return {"image": rng.standard_normal((4, 32, 32, 3)).astype(np.float32), "tags": tags,
+            "saliency": rng.random((4, 32, 32)).astype(np.float32)}
+
+
+@pytest.fixture
+def random_head():
+    """Variables with a head that is not near zero, so that maps differ from place to place."""
+    def change(variables):
+        kernel = variables["params"]["head"]["fc"]["kernel"]
+        loud = jax.random.normal(jax.random.key(7), kernel.shape)
+        params = {**variables["params"], "head": {"fc": {"kernel": loud}}}
+        return {**variables, "params": params}
+
+    return change

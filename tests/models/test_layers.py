@@ -1,0 +1,77 @@
+"""The fast forms of convolutions equal the plain ones, gradients included."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from wsssjax.models import layers
+
+CASES = [((9, 12), 3, 1, 1), ((9, 12), 3, 2, 1), ((8, 11), 5, 2, 1), ((7, 6), 5, 1, 2),
+         ((12, 5), 3, 1, 2), ((1, 2), 5, 2, 1)]
+
+
+def noise(*shape):
+    return jnp.asarray(np.random.default_rng(sum(shape)).standard_normal(shape), jnp.float32)
+
+
+@pytest.mark.parametrize("size, k, stride, dilation", CASES)
+def test_depthwise_forms_agree(size, k, stride, dilation):
+    x, kernel = noise(3, *size, 4), noise(k, k, 4)
+
+    @jax.jit
+    def both(x, kernel, pull):
+        out = {}
+        for form in ("shift", "grouped"):
+            y, back = jax.vjp(
+                lambda x, kernel: layers.depthwise(x, kernel, stride, dilation, form),  # noqa: B023
+                x, kernel)
+            out[form] = (y, *back(pull))
+        return out
+
+    shape = (3, -(-size[0] // stride), -(-size[1] // stride), 4)
+    out = both(x, kernel, noise(*shape))
+    assert out["shift"][0].shape == shape
+    for ours, want in zip(out["shift"], out["grouped"], strict=True):
+        np.testing.assert_allclose(ours, want, atol=2e-5)
+
+
+def test_depthwise_sums_in_float32():
+    """In bfloat16 a sum over 4096 pixels would stop growing at 256."""
+    x = jnp.ones((1, 64, 64, 2), jnp.bfloat16)
+    kernel = jnp.ones((3, 3, 2), jnp.bfloat16)
+    grad = jax.grad(lambda w: layers.depthwise(x, w, form="shift").astype(jnp.float32).sum())(
+        kernel)
+    assert grad.dtype == jnp.bfloat16
+    np.testing.assert_allclose(grad[1, 1].astype(np.float32), 4096)
+
+
+def test_same_padding_is_xlas():
+    for n in range(1, 12):
+        for k, stride, dilation in ((3, 1, 1), (3, 2, 1), (5, 2, 1), (5, 1, 2)):
+            (want,) = lax.padtype_to_pads((n,), ((k - 1) * dilation + 1,), (stride,), "SAME")
+            assert layers.same_padding(n, k, stride, dilation) == tuple(want)
+
+
+def test_pointwise_is_a_1x1_convolution():
+    x, kernel = noise(2, 5, 3, 4), noise(4, 6)
+    want = lax.conv_general_dilated(x, kernel[None, None], (1, 1), "SAME",
+                                    dimension_numbers=layers.DIMENSIONS)
+    np.testing.assert_allclose(layers.pointwise(x, kernel), want, atol=1e-5)
+
+
+@pytest.mark.parametrize("size, stride", [(1, 1), (3, 1), (3, 2)])
+def test_conv_matches_torch_and_starts_like_it(size, stride):
+    torch = pytest.importorskip("torch")
+    module = layers.TorchConv(7, size, stride)
+    x = noise(2, 8, 9, 5)
+    params = module.init(jax.random.key(0), x)["params"]
+    reference = torch.nn.Conv2d(5, 7, size, stride, size // 2)
+    bound = float(reference.weight.abs().max())
+    assert abs(float(jnp.abs(params["kernel"]).max()) - bound) < 0.1 * bound
+    with torch.no_grad():
+        reference.weight.copy_(torch.tensor(np.asarray(params["kernel"]).transpose(3, 2, 0, 1)))
+        reference.bias.copy_(torch.tensor(np.asarray(params["bias"])))
+        want = reference(torch.tensor(np.asarray(x).transpose(0, 3, 1, 2))).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(module.apply({"params": params}, x), want, atol=1e-5)
