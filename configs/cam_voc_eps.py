@@ -50,9 +50,10 @@ def get_config(arg=""):
     c.model.encoder = "efficientnet_lite0"
     c.model.encoder_weights = ""  # .safetensors from tools/convert_weights.py; "" starts random
     c.model.output_stride = 16  # pixels per feature
+    # No gradient reaches a frozen encoder; give ^backbone/ an lr factor of 0 as well, since weight
+    # decay needs no gradient.
     c.model.freeze_encoder = False
     c.model.dropout = 0.0  # none before the head, unlike plain CAM
-    c.model.head_width = 0  # unused by classifiers
     c.model.dtype = c.get_ref("dtype")
 
     c.optim = ml_collections.ConfigDict()

@@ -1,27 +1,44 @@
-"""Configs and batches small enough for tests: the shipped configs with the small network."""
+"""Configs and batches small enough for tests: the shipped configs with a toy encoder."""
 
 import pathlib
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from wsssjax.core import config as configs
+from wsssjax.models import registry
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 CLASSES = "background\nfox\nowl\nelk\n"
 
 
+class Toy(nn.Module):
+    """Features [b,h/8,w/8,12]: means over 4 x 4 pixels, linear, ReLU, 2 x 2 convolution."""
+
+    output_stride: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, image_bhwc, *, train: bool):
+        x = nn.relu(nn.Dense(8, name="dense")(nn.avg_pool(image_bhwc, (4, 4), (4, 4))))
+        x = nn.relu(nn.Conv(12, (2, 2), strides=2, padding="SAME", name="conv")(x))
+        return None, {"features": x}
+
+
 @pytest.fixture
-def make_config(tmp_path):
+def make_config(tmp_path, monkeypatch):
     """(method, {"a.b": "value"}) → the shipped config of the method for 3 classes at 32 px."""
     (tmp_path / "classes.txt").write_text(CLASSES)
+    monkeypatch.setitem(registry.ENCODERS, "toy", registry.Encoder(Toy, None))
 
     def make(method, changes=()):
         small = {
             "classes": str(tmp_path / "classes.txt"), "device_batch": "4", "total_steps": "10",
             "data.crop": "32", "data.long_side": "(24,40)", "data.workers": "0",
-            "model.encoder": "small_cnn", "model.output_stride": "8", "model.dropout": "0",
+            "model.encoder": "toy", "model.dropout": "0",
             "infer.scales": "(1.0,1.5)", "infer.canvas": "grid", "infer.grid": "16",
             "infer.batch": "2",
         }
@@ -49,9 +66,8 @@ def batch():
 def random_head():
     """Variables with a head that is not near zero, so that maps differ from place to place."""
     def change(variables):
-        kernel = variables["params"]["head"]["fc"]["kernel"]
-        loud = jax.random.normal(jax.random.key(7), kernel.shape)
-        params = {**variables["params"], "head": {"fc": {"kernel": loud}}}
-        return {**variables, "params": params}
+        head = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(7), leaf.shape),
+                            variables["params"]["head"])
+        return {**variables, "params": {**variables["params"], "head": head}}
 
     return change

@@ -18,7 +18,7 @@ def torch():
 
 
 def noise(*shape):
-    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+    return np.random.default_rng(shape).standard_normal(shape).astype(np.float32)
 
 
 def interpolate(torch, x_bhwc, size, **options):

@@ -13,7 +13,7 @@ CASES = [((9, 12), 3, 1, 1), ((9, 12), 3, 2, 1), ((8, 11), 5, 2, 1), ((7, 6), 5,
 
 
 def noise(*shape):
-    return jnp.asarray(np.random.default_rng(sum(shape)).standard_normal(shape), jnp.float32)
+    return jnp.asarray(np.random.default_rng(shape).standard_normal(shape), jnp.float32)
 
 
 @pytest.mark.parametrize("size, k, stride, dilation", CASES)
@@ -34,7 +34,7 @@ def test_depthwise_forms_agree(size, k, stride, dilation):
     out = both(x, kernel, noise(*shape))
     assert out["shift"][0].shape == shape
     for ours, want in zip(out["shift"], out["grouped"], strict=True):
-        np.testing.assert_allclose(ours, want, atol=2e-5)
+        np.testing.assert_allclose(ours, want, rtol=1e-5, atol=2e-5)
 
 
 def test_depthwise_sums_in_float32():
@@ -68,7 +68,7 @@ def test_conv_matches_torch_and_starts_like_it(size, stride):
     x = noise(2, 8, 9, 5)
     params = module.init(jax.random.key(0), x)["params"]
     reference = torch.nn.Conv2d(5, 7, size, stride, size // 2)
-    bound = float(reference.weight.abs().max())
+    bound = float(reference.weight.detach().abs().max())
     assert abs(float(jnp.abs(params["kernel"]).max()) - bound) < 0.1 * bound
     with torch.no_grad():
         reference.weight.copy_(torch.tensor(np.asarray(params["kernel"]).transpose(3, 2, 0, 1)))

@@ -1,5 +1,6 @@
 """`python -m wsssjax.predict`: its files, its restarts, and what it says about bad input."""
 
+import functools
 import pathlib
 
 import jax
@@ -25,7 +26,7 @@ def trained(tmp_path_factory):
     """(model, variables, file of the weights) of a random segmenter."""
     settings = configs.load(CONFIG, SMALL)
     model = student.build_model(settings)
-    variables = student.first_variables(settings, model, jax.random.key(0))
+    variables = student.init(settings, model, jax.random.key(0), teacher=False).variables()
     # Biases and scales away from 0 and 1, so that a forgotten one shows.
     variables = jax.tree.map(lambda x: x + 0.05 * jnp.sin(jnp.arange(x.size)).reshape(x.shape),
                              variables)
@@ -61,13 +62,14 @@ def test_files_equal_one_photo_at_a_time(trained, folder):
     model, variables, path = trained
     predict.main(arguments(folder, path, folder / "out"))
     settings = configs.load(CONFIG, SMALL)
+    forward = jax.jit(functools.partial(model.apply, train=False))
     for name, (h, w) in SIZES.items():
         (photo,) = (folder / "photos").glob(f"{name}.*")
         image = photos.read_photo(photo) / np.float32(255)
         image = (image - np.float32(settings.data.mean)) / np.float32(settings.data.std)
         grid = tuple(max(round(side / 32), 1) * 32 for side in (h, w))
         x = resize.resize_corners(jnp.asarray(image, jnp.float32), grid)
-        logits, _ = model.apply(variables, x[None], train=False)
+        logits, _ = forward(variables, x[None])
         want = np.asarray(resize.resize_corners(logits[0], (h, w)))
         got = np.load(folder / "out" / f"{name}.npy")
         assert got.dtype == np.float32 and got.shape == (h, w, 21)

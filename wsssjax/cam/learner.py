@@ -31,7 +31,9 @@ def first_variables(config, model, key) -> dict:
     """Random variables of `model`, drawn for a training crop."""
     params_key, drop_key = jax.random.split(key)
     image_bhwc = jnp.zeros((1, config.data.crop, config.data.crop, 3), jnp.float32)
-    return model.init({"params": params_key, "dropout": drop_key}, image_bhwc, train=False)
+    # Compiled as one program, from which XLA drops the forward pass that nobody reads.
+    init = jax.jit(lambda keys: model.init(keys, image_bhwc, train=False))
+    return init({"params": params_key, "dropout": drop_key})
 
 
 def starter(config, model, load: Callable) -> Callable:
