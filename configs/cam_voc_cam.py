@@ -12,6 +12,7 @@ import ml_collections
 
 
 def get_config(arg=""):
+    """Config of one training; as many lines as it has settings."""
     if arg not in ("", "efficientnet_lite0"):
         raise ValueError(f"config argument {arg!r}: want nothing or 'efficientnet_lite0'")
     c = ml_collections.ConfigDict()

@@ -69,12 +69,13 @@ def classifier(name, c, tiny):
     t = stage(__file__, name)
     t.seed = c.get_ref("seed")
     t.classes = ""                       # filled in by the recipe, as data.packed and data.split
-    t.device_batch = 16
-    t.total_steps = 4 if tiny else 400
-    t.log_steps = 2 if tiny else 20
-    t.save_steps = 2 if tiny else 100
+    t.device_batch = 8
+    t.total_steps = 4 if tiny else 1600
+    t.log_steps = 2 if tiny else 50
+    t.save_steps = 2 if tiny else 200
     t.data.long_side = (80, 128)         # pixels
     t.data.crop = 96
+    t.data.jitter = (0.1, 0.1, 0.1, 0.02)  # colour tells some of these classes apart
     t.data.workers = 0
     t.model.encoder = "small_cnn"
     t.model.output_stride = 8
@@ -85,7 +86,7 @@ def classifier(name, c, tiny):
         t.eps.background_classes = ()
     t.infer.scales = (1.0, 1.5)
     t.infer.canvas, t.infer.grid, t.infer.batch = "grid", 32, 16
-    t.infer.threshold = 0.3 if name == "cam_voc_cam.py" else 0.3
+    t.infer.threshold = 0.3 if t.method == "cam" else 0.2
     return t
 
 

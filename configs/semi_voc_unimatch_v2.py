@@ -27,7 +27,7 @@ def get_config(arg=""):
     c.device_batch = 4  # labelled photos per device and step; as many unlabelled ones
     c.total_steps = 39_300  # 60 passes over 10,490 unlabelled photos, 16 a step
     c.log_steps = 20
-    c.save_steps = 655
+    c.save_steps = 660
     c.tensorboard = False  # also write event files for TensorBoard
     c.classes = "voc"  # voc, coco or a file with one class name a line
 

@@ -25,10 +25,11 @@ def main(arguments: list[str]) -> None:
     parser = cli.parser(
         "python -m wsssjax.predict", __doc__,
         "python -m wsssjax.predict --config=configs/semi_voc_unimatch_v2.py \\\n"
-        "    --weights=runs/v2/weights --images=photos --out=labels")
+        "    --weights=runs/v2 --images=photos --out=labels")
     add = functools.partial(parser.add_argument, required=True)
     add("--config", help="the config that trained the segmenter; --config.a.b=v changes a field")
-    add("--weights", help="exported weights (.safetensors)")
+    add("--weights", help="exported weights (.safetensors), or the folder of the training: then "
+        "its student's; weights_ema.safetensors in it is the teacher")
     add("--images", help="folder of photos (JPEG, PNG), or a list of paths")
     add("--out", help="folder for <id>.png and <id>.npy")
     parser.add_argument("--save", default="labels", help="labels (default), logits (float32 "

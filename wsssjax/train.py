@@ -31,9 +31,7 @@ def train(config, workdir) -> None:
     and gives the same bits as without the stop.
     """
     # Config and seed.
-    if config.save_steps % config.log_steps:  # else a restart would average over other steps
-        raise ValueError(f"config.save_steps={config.save_steps}: want a multiple of "
-                         f"config.log_steps={config.log_steps}")
+    _check_steps(config)
     workdir = pathlib.Path(workdir)
     key = jax.random.key(config.seed)
     method = configs.choose(METHODS, config.method, "config.method")(config)
@@ -41,7 +39,7 @@ def train(config, workdir) -> None:
     # Data.
     loader = method.loader()
 
-    # Init: two keys with names of their own, so that neither stream depends on the other.
+    # Init.
     init_key, step_key = jax.random.split(key)
     state = method.init(init_key)
 
@@ -85,6 +83,13 @@ def train(config, workdir) -> None:
         weights.save(workdir / "weights.safetensors", host.variables())
     if writes and host.ema is not None:
         weights.save(workdir / "weights_ema.safetensors", host.variables(ema=True))
+
+
+def _check_steps(config) -> None:
+    """Refuses a save between two logs: a restart from it would average over other steps."""
+    if config.log_steps < 1 or config.save_steps < 1 or config.save_steps % config.log_steps:
+        raise ValueError(f"config.save_steps={config.save_steps}: want a multiple of "
+                         f"config.log_steps={config.log_steps}, both 1 or more")
 
 
 def _write_hardware(workdir: pathlib.Path, config, first_step_s: float) -> None:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from wsssjax.cam import cam, eps, learner
+from wsssjax.cam import cam, eps
 from wsssjax.core import parallel
 from wsssjax.models import registry
 
@@ -140,18 +140,3 @@ def test_eps_learns_class_and_outline(make_config):
 def test_misspelt_fields_are_named(make_config, changes, complaint):
     with pytest.raises(ValueError, match=complaint):
         eps.build(make_config("eps", changes))
-
-
-def test_saliency_folder_by_name(tmp_path):
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    map_hw = rng.integers(0, 256, (6, 5), np.uint8)
-    Image.fromarray(map_hw).save(tmp_path / "a.b.png")
-    read = learner.ReadSaliency(folder=str(tmp_path))
-    example = {"name": "a.b", "image": np.zeros((6, 5, 3), np.uint8)}
-    found = read(example, rng)
-    np.testing.assert_array_equal(found["saliency"], map_hw)
-    assert "saliency" not in example
-    with pytest.raises(ValueError, match="no saliency map for the photo 'c'"):
-        read({**example, "name": "c"}, rng)

@@ -138,7 +138,8 @@ def test_pillow_bit_for_bit(source, size, method):
     filters = {"bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}
     flipped = size[::-1]  # Pillow says width first
     want = [np.asarray(Image.fromarray(x).resize(flipped, filters[method])) for x in (grey, stark)]
-    got = jax.jit(resize.resize_pillow, static_argnums=(1, 2))(np.stack([grey, stark]), size, method)
+    both = np.stack([grey, stark])
+    got = jax.jit(resize.resize_pillow, static_argnums=(1, 2))(both, size, method)
     np.testing.assert_array_equal(got, np.stack(want))
 
 

@@ -46,8 +46,9 @@ def variables(reference):
 def run_reference(model, image_bhwc):
     import torch
     taps = {}
-    hooks = [model._blocks[i].register_forward_hook(
-        lambda _, __, y, name=f"tap{n}": taps.update({name: y})) for n, i in enumerate((2, 4, 10, 15))]
+    hooks = [
+        model._blocks[i].register_forward_hook(lambda _, __, y, n=n: taps.update({f"tap{n}": y}))
+        for n, i in enumerate((2, 4, 10, 15))]
     with torch.no_grad():
         image = torch.tensor(np.asarray(image_bhwc).transpose(0, 3, 1, 2))
         logits = model(image).numpy()

@@ -75,3 +75,24 @@ def test_conv_matches_torch_and_starts_like_it(size, stride):
         reference.bias.copy_(torch.tensor(np.asarray(params["bias"])))
         want = reference(torch.tensor(np.asarray(x).transpose(0, 3, 1, 2))).permute(0, 2, 3, 1)
     np.testing.assert_allclose(module.apply({"params": params}, x), want, atol=1e-5)
+
+
+def test_uniform_looks_random():
+    init = jax.jit(layers.uniform(2.0), static_argnums=1)
+    keys = jax.random.split(jax.random.key(0), 2)
+    a, b = (np.asarray(init(k, (50, 40, 25))).ravel() for k in keys)
+    np.testing.assert_array_equal(a, np.asarray(init(keys[0], (50000,))))  # key and count say all
+    counts = np.histogram(a, 50, (-2, 2))[0]
+    assert abs(counts - 1000).max() < 5 * 1000**0.5
+    assert a.min() < -1.999 and a.max() > 1.999 and np.abs(a).max() <= 2
+    pairs = [(a, b), (a[1:], a[:-1]), (a[25:], a[:-25]), (a, np.arange(a.size)),
+             (np.abs(a[1:]), np.abs(a[:-1]))]
+    for x, y in pairs:
+        assert abs(np.corrcoef(x, y)[0, 1]) < 5 / a.size**0.5
+
+
+def test_uniform_differs_between_parameters():
+    params = layers.TorchConv(8, 3).init(jax.random.key(0), jnp.zeros((1, 4, 4, 8)))["params"]
+    other = layers.TorchConv(8, 3).init(jax.random.key(1), jnp.zeros((1, 4, 4, 8)))["params"]
+    assert (params["kernel"].ravel()[:8] != params["bias"]).all()
+    assert (params["kernel"] != other["kernel"]).mean() > 0.99

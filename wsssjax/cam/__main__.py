@@ -88,7 +88,11 @@ def restored(settings, weights_path):
     build = config.choose(METHODS, settings.method, "config.method")
     method = build(settings)
     template = jax.eval_shape(method.init, jax.random.key(0)).variables()
-    return method, weights.restore(template, weights.load(weights_path))
+    flat = weights.load(weights_path)
+    try:
+        return method, weights.restore(template, flat)
+    except ValueError as error:
+        raise ValueError(f"{weights_path}, as {settings.method}: {error}") from None
 
 
 def photo_size(path: pathlib.Path) -> tuple[int, int]:

@@ -25,7 +25,7 @@ def tag_loss(scores_bk, tags_bk):
 
 
 def build(config) -> Method:
-    """CAM as a method. The step divides by the rows of its device (learner.stepper).
+    """CAM as a method. The step divides by the rows of its device (learner.trainer).
 
     `predict` gives ReLU(class logits) [b,p,q,k] at feature resolution: ReLU comes before any
     resizing and before the sum over scales. Dropout acts in training only.
@@ -40,9 +40,5 @@ def build(config) -> Method:
         _, aux = model.apply(variables, image_bhwc, train=False)
         return jax.nn.relu(aux["maps"])
 
-    return Method(
-        init=learner.starter(config, model, registry.load_encoder),
-        step=learner.stepper(config, model, losses),
-        predict=predict,
-        loader=lambda: learner.batches(config, saliency=False),
-    )
+    init, step = learner.trainer(config, model, losses)
+    return Method(init, step, predict, lambda: learner.batches(config, saliency=False))

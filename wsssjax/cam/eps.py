@@ -103,9 +103,5 @@ def build(config) -> Method:
         _, aux = model.apply(variables, image_bhwc, train=False)
         return jax.nn.softmax(aux["maps"].astype(jnp.float32))[..., :-1]
 
-    return Method(
-        init=learner.starter(config, model, registry.load_encoder),
-        step=learner.stepper(config, model, losses),
-        predict=predict,
-        loader=lambda: learner.batches(config, saliency=True),
-    )
+    init, step = learner.trainer(config, model, losses)
+    return Method(init, step, predict, lambda: learner.batches(config, saliency=True))

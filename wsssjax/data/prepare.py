@@ -14,6 +14,7 @@ import numpy as np
 
 from wsssjax.core import files
 from wsssjax.data import builders, label_map, photos, records, sources, tags
+from wsssjax.data.classes import BACKGROUND_NAME
 from wsssjax.data.records import DataSet, Record
 from wsssjax.data.shapes import CONTEXT_CLASSES
 
@@ -127,7 +128,8 @@ def for_recipe(config, out: str | os.PathLike) -> None:
         "context_classes": "",
     }
     if config.kind == "shapes":
-        paths["context_classes"] = _write_lines(out / "context_classes.txt", CONTEXT_CLASSES)
+        paths["context_classes"] = _write_lines(
+            out / "context_classes.txt", (BACKGROUND_NAME, *CONTEXT_CLASSES[1:]))
     for split, found in data.splits.items():
         paths[split] = _write_lines(out / f"{split}.txt", [record.name for record in found])
         paths[f"{split}_photos"] = _write_lines(

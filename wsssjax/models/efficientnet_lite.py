@@ -71,7 +71,7 @@ class FoldedConv(nn.Module):
     @nn.compact
     def __call__(self, x_bhwc, scale_d, shift_d):
         inputs = 1 if self.depthwise else x_bhwc.shape[-1]
-        kernel = self.param("kernel", nn.initializers.he_normal(),
+        kernel = self.param("kernel", layers.he_uniform(inputs * self.size**2),
                             (self.size, self.size, inputs, self.width))
         kernel = (kernel * layers.on_channels(scale_d)).astype(self.dtype)
         x = x_bhwc.astype(self.dtype)

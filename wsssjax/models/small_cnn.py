@@ -29,8 +29,9 @@ class ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x_bhwc):
-        kernel = self.param("kernel", nn.initializers.he_normal(),
-                            (self.size, self.size, x_bhwc.shape[-1], self.width))
+        inputs = x_bhwc.shape[-1]
+        kernel = self.param("kernel", layers.he_uniform(inputs * self.size**2),
+                            (self.size, self.size, inputs, self.width))
         kernel = kernel.astype(self.dtype)
         if self.size == 1:
             x = layers.pointwise(x_bhwc[:, :: self.stride, :: self.stride], kernel[0, 0])

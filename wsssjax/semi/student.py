@@ -55,20 +55,10 @@ def first_variables(config: Any, model: Any, key: jax.Array) -> dict:
 
 def init(config: Any, model: Any, key: jax.Array, *, teacher: bool) -> TrainState:
     """The state at step 0, pretrained encoder in it; the teacher is a copy of the student."""
-    first = functools.partial(first_variables, config, model)
-    if config.model.encoder_weights:
-        variables = jax.eval_shape(first, key)
-        head = _compile_quickly(lambda key: first(key)["params"]["head"])(key)
-        variables = registry.load_encoder(
-            {**variables, "params": {**variables["params"], "head": head}}, config.model)
-    else:
-        variables = _compile_quickly(first)(key)
+    # Compiled, this draws the numbers and skips the forward pass that tells their shapes.
+    variables = jax.jit(functools.partial(first_variables, config, model))(key)
+    variables = registry.load_encoder(variables, config.model)
     return state.create(variables, optimizer(config, variables["params"]), ema=teacher)
-
-
-def _compile_quickly(function):
-    """`function`, compiled without optimising: it runs once, and has a generator per parameter."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def descend(config: Any, before: TrainState, loss_fn: Callable) -> tuple[dict, Any, dict]:

@@ -1,0 +1,91 @@
+"""The command, from a PyTorch file to weights that a config can name."""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from wsssjax.core import weights
+
+ROOT = pathlib.Path(__file__).parents[2]
+TOOL = ROOT / "tools" / "convert_weights.py"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("convert_weights", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def state():
+    """What the public package would save, in half precision."""
+    pytest.importorskip("torch")
+    package = pytest.importorskip("efficientnet_lite_pytorch")
+    model = package.EfficientNet.from_name("efficientnet-lite0")
+    return {n: (x.half() if x.is_floating_point() else x) for n, x in model.state_dict().items()}
+
+
+def run(*flags):
+    return subprocess.run([sys.executable, TOOL, *flags], capture_output=True, text=True,
+                          cwd=ROOT, timeout=120)
+
+
+def test_pth_npz_and_public_names(tool, state, tmp_path, capsys):
+    import torch
+    torch.save(state, tmp_path / "w.pth")
+    np.savez(tmp_path / "w.npz", **{n: x.numpy() for n, x in state.items()})
+    outs = []
+    for name in ("w.pth", "w.npz"):
+        tool.main(["--arch=efficientnet_lite0", f"--src={tmp_path / name}",
+                   f"--out={tmp_path / name}.out"])
+        outs.append(weights.load(tmp_path / f"{name}.out"))
+    assert "247 tensors" in capsys.readouterr().out
+    assert outs[0].keys() == outs[1].keys() and len(outs[0]) == 247
+    for name, x in outs[0].items():
+        assert x.dtype == np.float32
+        np.testing.assert_array_equal(x, outs[1][name])
+    kernel = outs[0]["params/backbone/blocks_3/expand_conv/kernel"]
+    want = state["_blocks.3._expand_conv.weight"].float().numpy()
+    np.testing.assert_array_equal(kernel[0, 0], want[:, :, 0, 0].T)
+    report = json.loads((tmp_path / "w.pth.out" / "report.json").read_text())
+    assert report["tensors"] == 247 and len(report["skipped"]) == 49
+    assert report["source"]["name"] == "w.pth"
+    assert report["names"]["params/backbone/conv_stem/kernel"] == [3, 3, 3, 32]
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda s: s.pop("_conv_head.weight"), "missing 1 name: params/conv_head/kernel"),
+    (lambda s: s.update({"_blocks.20._bn1.bias": s["_bn1.bias"]}), "left over 1 name: "
+     "params/blocks_20/bn1/bias"),
+    (lambda s: s.update({"_bn1.bias": s["_bn0.bias"]}), "bn1/bias (want [1280], found [32])"),
+    (lambda s: s.update({"_fc.bias": s["_fc.bias"] * np.inf}), "NaN or infinity in 1 name"),
+])
+def test_what_does_not_fit_is_named_and_nothing_written(tool, state, tmp_path, change, message):
+    arrays = {n: x.numpy() for n, x in state.items()}
+    arrays["_fc.bias"] = arrays["_fc.bias"] + np.float16(1)
+    change(arrays)
+    np.savez(tmp_path / "w.npz", **arrays)
+    with pytest.raises(ValueError) as error:
+        tool.convert("efficientnet_lite0", str(tmp_path / "w.npz"), str(tmp_path / "out"))
+    assert message in str(error.value) and "w.npz" in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_exit_codes(tmp_path):
+    src = tmp_path / "w.pth"
+    src.write_bytes(b"junk")
+    flags = [f"--src={src}", f"--out={tmp_path / 'out'}"]
+    bad = run("--arch=efficientnet_lite0", *flags)
+    assert bad.returncode == 1 and bad.stderr.count("\n") == 1 and "w.pth" in bad.stderr
+    name = run("--arch=efficientnet_lite", *flags)
+    assert name.returncode == 1 and "did you mean 'efficientnet_lite0'" in name.stderr
+    assert run("--arhc=x", *flags).returncode == 2
+    shown = run("--help")
+    assert shown.returncode == 0 and "python tools/convert_weights.py --arch=" in shown.stdout
