@@ -3,10 +3,10 @@
     python -m wsssjax.train --config=configs/paper_voc_lite.py --config.data.root=FOLDER \\
         --config.weights=efficientnet_lite0.safetensors --workdir=runs/voc_lite
 
-FOLDER is laid out as VOC is: JPEGImages/, SegmentationClassAug/ (masks: for scores and for the upper
-bound T), saliency/, tags.csv, train.txt and test.txt; see "Your own photos" in the README. The
-weights come from tools/convert_weights.py. Every threshold below was fixed on the training photos
-before any test photo was scored.
+FOLDER is laid out as VOC is: JPEGImages/, SegmentationClassAug/ (masks: for scores and for the
+upper bound T), saliency/, tags.csv, train.txt and test.txt; see "Your own photos" in the README.
+The weights come from tools/convert_weights.py. Every threshold below was fixed on the training
+photos before any test photo was scored.
 """
 
 import ml_collections

@@ -69,9 +69,9 @@ def classifier(name, c, tiny):
     t = stage(__file__, name)
     t.seed = c.get_ref("seed")
     t.classes = ""                       # filled in by the recipe, as data.packed and data.split
-    t.device_batch = 8
-    t.total_steps = 4 if tiny else 1600
-    t.log_steps = 2 if tiny else 50
+    t.device_batch = 16
+    t.total_steps = 4 if tiny else 800
+    t.log_steps = 2 if tiny else 25
     t.save_steps = 2 if tiny else 200
     t.data.long_side = (80, 128)         # pixels
     t.data.crop = 96
@@ -80,7 +80,7 @@ def classifier(name, c, tiny):
     t.model.encoder = "small_cnn"
     t.model.output_stride = 8
     t.model.dropout = 0.0
-    t.optim.name, t.optim.lr, t.optim.weight_decay = "adamw", 2e-3, 1e-4
+    t.optim.name, t.optim.lr, t.optim.weight_decay = "adamw", 3e-3, 1e-4
     t.optim.groups = ((".*", 1.0, 1.0),)
     if "eps" in t:
         t.eps.background_classes = ()

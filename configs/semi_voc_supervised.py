@@ -16,6 +16,7 @@ ENCODERS = ("efficientnet_lite0",)
 
 
 def get_config(arg=""):
+    """Config of one training; as many lines as it has settings."""
     if arg not in ("", *ENCODERS):
         raise ValueError(f"config argument {arg!r}: want nothing or {' or '.join(ENCODERS)}")
     c = ml_collections.ConfigDict()

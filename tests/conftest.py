@@ -20,7 +20,7 @@ SHARED = pathlib.Path(
 
 @pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
-    """Folder with real photos, masks and reference numbers; the test is skipped where it is absent."""
+    """Folder with real photos, masks and reference numbers; without it the test is skipped."""
     if not (SHARED / "data").is_dir():
         pytest.skip(f"no real data: {SHARED} is absent (set WSSSJAX_SHARED)")
     return SHARED

@@ -89,21 +89,22 @@ def test_train_answers_bad_config_in_one_line(tmp_path, monkeypatch, capsys):
     assert_one_line(run("train", "--config=configs/quickstart.py:small"), "'small'", "tiny")
     assert_one_line(run("train", quick, work, "--config.segmenter.total_step=3"),
                     "config.segmenter.total_step", "did you mean 'total_steps'")
-    assert_one_line(run("train", quick, work, "--config.segmenter.total_steps=many"), "want a number")
+    assert_one_line(run("train", quick, work, "--config.segmenter.total_steps=many"),
+                    "want a number")
     assert_one_line(run("train", quick, work, "--redo=cam_x"), "no such step", "cam_a")
     assert_one_line(run("train", quick, work, "--config.arms=S,X"), "config.arms 'X' is unknown")
     assert_one_line(run("train", "--config=configs/paper_voc_lite.py", work), "data.root")
 
 
 def test_missing_files_are_named(tmp_path, monkeypatch, capsys):
-    gone = str(tmp_path / "gone")
+    gone, out = str(tmp_path / "gone"), f"--out={tmp_path}/o"
     for name, flags in {
-        "select": [f"--first={gone}", f"--second={gone}", "--quota=voc/92", f"--out={tmp_path}/o"],
+        "select": [f"--first={gone}", f"--second={gone}", "--quota=voc/92", out],
         "evaluate": [f"--labels={gone}", f"--truth={gone}"],
-        "refine": ["--method=sam", f"--labels={gone}", f"--proposals={gone}", f"--out={tmp_path}/o"],
+        "refine": ["--method=sam", f"--labels={gone}", f"--proposals={gone}", out],
         "report": [f"--run={gone}"],
-        "propose_masks": ["--backend=felzenszwalb", f"--images={gone}", f"--out={tmp_path}/o"],
+        "propose_masks": ["--backend=felzenszwalb", f"--images={gone}", out],
         "prepare_data": ["voc", f"--root={gone}"],
-        "convert_weights": ["--arch=efficientnet_lite0", f"--src={gone}", f"--out={tmp_path}/o"],
+        "convert_weights": ["--arch=efficientnet_lite0", f"--src={gone}", out],
     }.items():
         assert_one_line(run_here(name, monkeypatch, capsys, *flags), "gone")

@@ -1,8 +1,10 @@
 """The steps of the recipe that every `train` config with arms runs, and the order they stand in.
 
-    prepare ─ saliency ─┬ cam_a ─ labels_a ───────────────────────┐
-                        └ cam_b ─ labels_b ─┬ labels_b_plus ─ select ─ control_m ─ arm_… ─ test_… ─┐
-                                proposals ──┘                                          evaluate ─ report
+    prepare ┬ cam_a ─ labels_a ─────────────────────────┐
+            ├ saliency ─ cam_b ─ labels_b ┬ labels_b_plus ┴ select ─ control_m ─┐
+            └ proposals ──────────────────┘                                     │
+      ┌─────────────────────────────────────────────────────────────────────────┘
+      └ arm_s ─ test_s, arm_m ─ test_m, … ─ evaluate ─ report
 
 Each function below is one kind of step: (config, folder to fill, {input: its folder}).
 """
@@ -28,8 +30,9 @@ from wsssjax.select import control
 
 
 class Arm(NamedTuple):
-    """A training of the segmenter. labels: of the label set, or the truth.  chosen: who is labelled,
-    by Algorithm 1 (`select`), by its matched random control, or all.  method: who trains."""
+    """A training of the segmenter. labels: a label set, or the truth.  chosen: which images are
+    labelled, by Algorithm 1 (`select`), its matched random control, or all.  method: the trainer.
+    """
 
     labels: str
     chosen: str
@@ -147,7 +150,7 @@ def test_arm(config, arm_name: str, out, inputs):
 
 
 def evaluate(config, out, inputs):
-    """All scores of the run, as `results.json`; the only step that reads the truth, beside arm T."""
+    """All scores of the run as `results.json`; only this step and arm T read the truth."""
     seen = "I+S"  # tags and saliency; superpixels know nothing
     supervision = {"A": "I", "B": seen, "B+": seen}
     arms = {name: ARMS[name] for name in config.arms}
@@ -199,7 +202,8 @@ def build(config, workdir: pathlib.Path) -> list[recipe.Step]:
         out.append(step(f"labels_{name}", bind(infer_cam, part(cam)), ("prepare", cam), (cam,)))
     out += [
         step("proposals", bind(propose, config), first, ("proposals",)),
-        step("labels_b_plus", bind(merge, config), ("prepare", "labels_b", "proposals"), ("merge",)),
+        step("labels_b_plus", bind(merge, config), ("prepare", "labels_b", "proposals"),
+             ("merge",)),
         step("select", bind(select, config), ("prepare", "labels_a", "labels_b_plus"), ("select",)),
         step("control_m", bind(draw_control, config), ("select",), seed),
     ]

@@ -28,7 +28,8 @@ def path(tmp_path):
 
 
 def test_load_takes_argument_and_overrides(path):
-    c = configs.load(f"{path}:tiny", {"optim.lr": "1e-3", "flag": "true", "arms": "ALL", "seed": "3"})
+    changes = {"optim.lr": "1e-3", "flag": "true", "arms": "ALL", "seed": "3"}
+    c = configs.load(f"{path}:tiny", changes)
     assert (c.total_steps, c.optim.lr, c.flag, c.arms) == (10, 1e-3, True, ("ALL",))
     assert c.optim.seed == 3  # references follow an override
     assert configs.to_dict(c)["arms"] == ["ALL"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
+import shutil
 
 import flax.serialization
 import jax
@@ -13,6 +15,7 @@ from wsssjax.core import parallel
 from wsssjax.core.state import TrainState
 
 KEEP = 2
+SPARE_BYTES = 1_000_000  # for names and folders
 
 
 def _manager(folder):
@@ -35,11 +38,13 @@ def save(folder: str | os.PathLike, state: TrainState, position) -> None:
     position: any JSON value. A kill while writing leaves the checkpoint before as the newest.
     OSError when the disk is full.
     """
+    tree = _tree(state)
+    _check_space(folder, tree)
     ocp, manager = _manager(folder)
     step = int(state.step)
     try:
         manager.save(step, args=ocp.args.Composite(
-            state=ocp.args.StandardSave(_tree(state)),
+            state=ocp.args.StandardSave(tree),
             loader=ocp.args.JsonSave({"position": position})), force=True)
         manager.wait_until_finished()
     except (ValueError, RuntimeError) as error:  # tensorstore reports a full disk as ValueError
@@ -47,6 +52,17 @@ def save(folder: str | os.PathLike, state: TrainState, position) -> None:
         raise OSError(f"{folder}: cannot write the checkpoint of step {step}: {reason}") from error
     finally:
         manager.close()
+
+
+def _check_space(folder, tree) -> None:
+    """OSError where the disk is too full; Orbax would answer with a traceback from each thread."""
+    path = pathlib.Path(os.path.abspath(folder))
+    path.mkdir(parents=True, exist_ok=True)
+    need = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) * 1.1 + SPARE_BYTES
+    free = shutil.disk_usage(path).free
+    if free < need:
+        raise OSError(errno.ENOSPC, f"a checkpoint needs {need / 1e6:.1f} MB, the disk has "
+                      f"{free / 1e6:.1f}", str(folder))
 
 
 def restore(folder: str | os.PathLike, state: TrainState):

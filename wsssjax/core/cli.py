@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable
 
 PREFIX = "--config."
+CURES = {
+    errno.ENOSPC: "; free some space, then the same command goes on from here",
+    errno.EROFS: "; name a folder that can be written",
+    errno.EACCES: "; name a folder or file that you may use",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,7 +53,8 @@ def one_line(error: BaseException) -> str:
     """An error's message squeezed into one line."""
     if isinstance(error, OSError) and error.strerror:
         names = " -> ".join(str(n) for n in (error.filename, error.filename2) if n)
-        return ": ".join(t for t in (names, error.strerror) if t)
+        cure = CURES.get(error.errno, "")
+        return ": ".join(t for t in (names, f"{error.strerror}{cure}") if t)
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""Config files: loading, overriding from the command line, locking, and near names for misspelt ones."""
+"""Config files: loading, overriding from the command line, locking, and near names."""
 
 from __future__ import annotations
 

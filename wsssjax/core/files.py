@@ -29,8 +29,10 @@ def atomic(path: str | os.PathLike, mode: str = "wb") -> Iterator:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk does not say whose write it refused
         raise
 
 
