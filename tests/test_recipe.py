@@ -97,6 +97,18 @@ def test_temporary_files_of_a_kill_are_swept(context):
     assert not list(folder.glob(".*"))
 
 
+def test_a_derived_step_follows_its_inputs_and_settings_by_itself(context):
+    def chain(b, d):
+        last = steps(b=b)[:2]
+        return [*last, add("sum", ("a", "b"), d)._replace(derived=True)]
+
+    run(chain(10, 0), context)
+    assert run(chain(10, 5), context) == ["sum"]
+    assert number(context, "sum") == 17
+    assert run(chain(20, 5), context, redo=("b",)) == ["b", "sum"]
+    assert run(chain(20, 5), context) == []
+
+
 def test_a_missing_output_is_made_again(context):
     def write(folder, sources):
         (folder.parent / "report.html").write_text("x")

@@ -24,7 +24,8 @@ class Step(NamedTuple):
     """name: also its folder.  run: (folder, {input name: its folder}) → None.  inputs: names of
     earlier steps.  config: JSON values that its result depends on.  ids: image ids it works on.
     batch: rows per device, 0 where nothing is trained.  outputs: files it leaves outside its
-    folder, relative to the workdir."""
+    folder, relative to the workdir.  derived: it takes seconds and only restates its inputs, so it
+    is made again by itself when they or its settings change."""
 
     name: str
     run: Callable
@@ -33,6 +34,7 @@ class Step(NamedTuple):
     ids: Callable[[], list[str]] | None = None
     batch: int = 0
     outputs: tuple[str, ...] = ()
+    derived: bool = False
 
 
 class Context(NamedTuple):
@@ -82,6 +84,9 @@ def _check_unchanged(folder: pathlib.Path, step: Step, identity: dict) -> bool:
     changed = _differences(old["config"], step.config)
     changed += _differences(old["identity"], identity)
     changed = [c for c in changed if not c.startswith("config_hash")]
+    if changed and step.derived:
+        shutil.rmtree(folder)
+        return False
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise ValueError(

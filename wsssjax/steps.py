@@ -164,6 +164,7 @@ def evaluate(config, out, inputs):
 def report(config, out, inputs):
     """`results.json` and `report.html` in the run folder."""
     run_folder = out.parent
+    files.write_json(run_folder / "config.json", configs.to_dict(config))
     with files.atomic(run_folder / "results.json") as file:
         file.write((inputs["evaluate"] / "results.json").read_bytes())
     report_command.run(run_folder)
@@ -173,6 +174,11 @@ def _plain(config, *names: str) -> dict:
     """The named fields of the recipe's config as JSON values: what a step depends on."""
     whole = configs.to_dict(config)
     return {name: whole[name] for name in names}
+
+
+def _ids(workdir: pathlib.Path, split: str) -> list[str]:
+    """The ids of a split, once `prepare` is done."""
+    return files.read_ids(workdir / "prepare" / f"{split}.txt")
 
 
 def build(config, workdir: pathlib.Path) -> list[recipe.Step]:
@@ -187,7 +193,8 @@ def build(config, workdir: pathlib.Path) -> list[recipe.Step]:
         def call(out, folders):
             function(out=out, inputs=folders)
 
-        return recipe.Step(name, call, inputs, _plain(config, *fields), batch=batch, **more)
+        ids = functools.partial(_ids, workdir, "test" if name.startswith("test_") else "train")
+        return recipe.Step(name, call, inputs, _plain(config, *fields), ids, batch, **more)
 
     bind = functools.partial
     ours = config.saliency.source == "mbd"
@@ -219,8 +226,9 @@ def build(config, workdir: pathlib.Path) -> list[recipe.Step]:
         out.append(step(f"test_{own}", bind(test_arm, part("segmenter"), name),
                         ("prepare", f"arm_{own}"), ("segmenter",)))
     before = tuple(s.name for s in out)
-    out.append(step("evaluate", bind(evaluate, config), before, ("title", "arms", "report", *seed)))
-    out.append(step("report", bind(report, config), ("evaluate",), (),
+    out.append(step("evaluate", bind(evaluate, config), before, ("title", "arms", "report", *seed),
+                    derived=True))
+    out.append(step("report", bind(report, config), ("evaluate",), derived=True,
                     outputs=("results.json", "report.html")))
     return out
 
