@@ -9,7 +9,11 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from wsssjax.data.sources import Packed
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = [sys.executable, "-m", "wsssjax.train", "--config=configs/quickstart.py:tiny"]
@@ -71,6 +75,62 @@ def test_results_hold_scores_only(whole):
         text = path.read_text()
         assert str(workdir) not in text and str(ROOT) not in text
         assert "wall" not in text and "time" not in text
+
+
+def read(folder, name):
+    return np.asarray(Image.open(folder / f"{name}.png"))
+
+
+def brute_force_miou(folder, truth, ids, k):
+    """mIoU without any code of the package."""
+    pairs = [(read(folder, i), read(truth, i)) for i in ids]
+    prediction = np.concatenate([p[t != 255] for p, t in pairs])
+    target = np.concatenate([t[t != 255] for _, t in pairs])
+    ious = []
+    for c in range(k):
+        union = ((prediction == c) | (target == c)).sum()
+        if union:
+            ious.append(((prediction == c) & (target == c)).sum() / union)
+    return np.mean(ious)
+
+
+def test_the_scores_are_those_of_a_brute_force(whole):
+    workdir, _ = whole
+    results = json.loads((workdir / "results.json").read_text())
+    truth, k = workdir / "prepare" / "shapes" / "masks", len(results["classes"])
+    train, test = ((workdir / "prepare" / f"{split}.txt").read_text().split()
+                   for split in ("train", "test"))
+    listed = {step: [pathlib.Path(line.split()[0]).stem for line in
+                     (workdir / step / "labeled.txt").read_text().splitlines()]
+              for step in ("select", "control_m", "arm_t", "arm_all")}
+    pool = workdir / "labels_b_plus"
+    rest = sorted(set(train) - set(listed["select"]))
+    selection = results["selection"]
+    for got, folder, ids in (
+            (results["labels"]["A"]["miou"], workdir / "labels_a", train),
+            (results["labels"]["B"]["miou"], workdir / "labels_b", train),
+            (results["labels"]["B+"]["miou"], pool, train),
+            (selection["selected_miou"], pool, listed["select"]),
+            (selection["rest_miou"], pool, rest),
+            (selection["random_miou"], pool, listed["control_m"]),
+            (results["arms"]["S"]["miou"], workdir / "test_s", test),
+            (results["arms"]["ALL"]["miou"], workdir / "test_all", test)):
+        np.testing.assert_allclose(got, brute_force_miou(folder, truth, ids, k), rtol=1e-12)
+    assert listed["arm_t"] == listed["select"] and listed["arm_all"] == sorted(train)
+    # Arm T learns from the truth, every other arm from pseudo-labels alone.
+    for arm in ("s", "m", "all", "t", "s_sup"):
+        lines = (workdir / f"arm_{arm}" / "labeled.txt").read_text().splitlines()
+        assert all((str(truth) in line) == (arm == "t") for line in lines)
+
+
+def test_the_packed_data_set_holds_no_truth(whole):
+    workdir, _ = whole
+    packed = Packed(workdir / "prepare" / "packed", "train")
+    assert not {"label", "context"} & set(packed[0])
+    with pytest.raises(ValueError, match="packed without label"):
+        Packed(workdir / "prepare" / "packed", "train", ("image", "label"))
+    assert "test" not in json.loads(next((workdir / "prepare" / "packed").rglob(
+        "metadata.json")).read_text())["ids"]
 
 
 def test_the_same_command_again_has_nothing_to_do(whole):

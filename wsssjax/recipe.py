@@ -53,14 +53,15 @@ def versions() -> dict[str, str]:
 
 
 def _identity(step: Step, context: Context, done: dict[str, str]) -> dict:
-    return {
+    identity = {
         "config_hash": files.hash_value(step.config),
         "inputs": {name: done[name] for name in step.inputs},
         "classes": list(context.classes),
-        "devices": context.devices if step.batch else 0,
-        "device_batch": step.batch,
         "seed": context.seed,
     }
+    if step.batch:  # only training depends on how rows are spread
+        identity |= {"devices": context.devices, "device_batch": step.batch}
+    return identity
 
 
 def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
@@ -139,6 +140,7 @@ def _run_step(step: Step, folder: pathlib.Path, context: Context, identity: dict
     start = time.monotonic()
     step.run(folder, {name: context.workdir / name for name in step.inputs})
     ids = step.ids() if step.ids else []
-    manifest = {"step": step.name, "id_count": len(ids), "id_hash": files.hash_ids(ids),
+    manifest = {"devices": context.devices, "device_batch": step.batch,
+                "step": step.name, "id_count": len(ids), "id_hash": files.hash_ids(ids),
                 "versions": versions(), "wall_s": round(time.monotonic() - start, 2)}
     files.write_json(folder / "manifest.json", identity | manifest)
