@@ -25,6 +25,15 @@ def test_sweep_removes_only_what_a_killed_writer_left(tmp_path):
     assert os.listdir(deep) == ["x.png"]
 
 
+def test_claim_refuses_a_folder_made_with_something_else(tmp_path):
+    path = tmp_path / "new" / "made.json"
+    files.claim(path, {"weights": "ab", "scales": [1.0]})
+    files.claim(path, {"weights": "ab", "scales": [1.0]})
+    with pytest.raises(ValueError, match="made with another scales .*give another --out"):
+        files.claim(path, {"weights": "ab", "scales": [2.0]})
+    assert files.read_json(path)["scales"] == [1.0]
+
+
 def test_write_json_does_not_depend_on_key_order(tmp_path):
     files.write_json(tmp_path / "a", {"b": 1, "a": [1.5, None]})
     files.write_json(tmp_path / "b", {"a": [1.5, None], "b": 1})

@@ -125,16 +125,7 @@ def _claim(out, settings, weights_path, tags):
     made_with["colours"] = [plain["data"]["mean"], plain["data"]["std"]]
     made_with["weights"] = weights.fingerprint(weights_path)
     made_with["tags"] = files.hash_file(tags)
-    path = out / SETTINGS
-    if path.exists():
-        before = files.read_json(path)
-        changed = sorted(k for k in made_with if before.get(k) != made_with[k])
-        if changed:
-            raise ValueError(f"{out}: its files were made with another {', '.join(changed)} (see "
-                             f"{path}); give another --out or empty the folder")
-    out.mkdir(parents=True, exist_ok=True)
-    files.sweep(out)
-    files.write_json(path, made_with)
+    files.claim(out / SETTINGS, made_with)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,23 @@ def sweep(folder: str | os.PathLike) -> None:
         path.unlink(missing_ok=True)
 
 
+def claim(path: str | os.PathLike, made_with: dict) -> None:
+    """Writes down in `path` what the files of its folder are made with, and sweeps the folder.
+
+    ValueError where the folder's files were made with something else: they must not be mixed.
+    """
+    path = pathlib.Path(path)
+    if path.exists():
+        before = read_json(path)
+        changed = sorted(k for k in made_with if before.get(k) != made_with[k])
+        if changed:
+            raise ValueError(f"{path.parent}: its files were made with another "
+                             f"{', '.join(changed)} (see {path}); give another --out or empty the "
+                             "folder")
+    sweep(path.parent)
+    write_json(path, made_with)
+
+
 def write_json(path: str | os.PathLike, value) -> None:
     """Writes `value` with sorted keys: the same value gives the same bytes."""
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
