@@ -96,9 +96,9 @@ def segmenter(c, tiny):
     s.seed = c.get_ref("seed")
     s.classes = ""
     s.device_batch = 8                   # labelled photos a step; as many unlabelled
-    s.total_steps = 4 if tiny else 200
+    s.total_steps = 4 if tiny else 400
     s.log_steps = 2 if tiny else 10
-    s.save_steps = 2 if tiny else 50
+    s.save_steps = 2 if tiny else 100
     s.data.crop = 96
     s.data.workers = 0
     s.model.encoder = "small_cnn"
