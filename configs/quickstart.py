@@ -3,8 +3,8 @@
     python -m wsssjax.train --config=configs/quickstart.py --workdir=runs/quickstart
     python -m wsssjax.train --config=configs/quickstart.py:tiny --workdir=runs/tiny
 
-About 12 minutes on two CPU cores; `:tiny` runs every step on a few images in under 2 minutes, and
-its scores mean nothing. Nothing is downloaded. The data set `shapes` is drawn by the step `prepare`
+About 8 minutes on two CPU cores; `:tiny` runs every step on a few images in about one, and its
+scores mean nothing. Nothing is downloaded. The data set `shapes` is drawn by the step `prepare`
 (wsssjax/data/shapes.py); its truth scores the results and trains the upper bound T, nothing else.
 """
 
