@@ -87,8 +87,10 @@ def build(config) -> Method:
     choose(dict.fromkeys(SELECTIONS), config.eps.selection, "config.eps.selection")
     foreground = classes.read_class_names(config.classes)[1:]
     positions = {name: index for index, name in enumerate(foreground)}
+    # Unread otherwise, so that the default, VOC's, does not stand in the way of other classes.
+    names = config.eps.background_classes if config.eps.selection == "predefined" else ()
     banned = tuple(choose(positions, name, "config.eps.background_classes")
-                   for name in config.eps.background_classes)
+                   for name in names)
     options = {"selection": config.eps.selection, "overlap_min": config.eps.overlap_min,
                "mix": config.eps.mix, "banned": banned}
     model = registry.build_classifier(config.model, len(foreground) + 1)
