@@ -135,8 +135,17 @@ def test_eps_learns_class_and_outline(make_config):
 
 @pytest.mark.parametrize("changes, complaint", [
     ({"eps.selection": "adaptiv"}, "did you mean 'adaptive'"),
-    ({"eps.background_classes": "('sofa',)"}, "background_classes 'sofa' is unknown"),
+    ({"eps.selection": "predefined", "eps.background_classes": "('sofa',)"},
+     "background_classes 'sofa' is unknown"),
 ])
 def test_misspelt_fields_are_named(make_config, changes, complaint):
     with pytest.raises(ValueError, match=complaint):
         eps.build(make_config("eps", changes))
+
+
+def test_classes_of_another_data_set_do_not_stop_a_selection_that_ignores_them(make_config):
+    """VOC's background classes stand in the config's default; own photos have other classes."""
+    shipped = {"eps.background_classes": "('chair','diningtable','sofa')"}
+    maps = [eps.build(make_config("eps", changes)).init(jax.random.key(0)).params["head"]
+            for changes in (shipped, {"eps.background_classes": "()"})]
+    jax.tree.map(np.testing.assert_array_equal, *maps)
