@@ -1,12 +1,13 @@
-"""Command: checks a data set and packs it as array_record files, see --help."""
+"""Command: checks a data set and packs it as array_record files, or shifts ADE20K's, see --help."""
 
 from __future__ import annotations
 
+import argparse
 import pathlib
 
 from wsssjax.core import cli, files
 from wsssjax.core.progress import track
-from wsssjax.data import prepare, records
+from wsssjax.data import ade20k, classes, prepare, records
 
 ABOUT = """Checks a data set (every photo, mask and saliency map is opened) and packs it.
 
@@ -18,7 +19,12 @@ folder  your own photos: images/ (or right in the folder), tags.csv with the hea
         background first or left out; masks/, saliency/ and lists as above if you have them
 coco    the same with COCO's classes, or the tree as published: train2017/, val2017/,
         annotations/instances_train2017.json
+ade20k  nothing is packed: ROOT/annotations/{training,validation}/*.png of ADEChallengeData2016 are
+        written to ROOT/annotations_shifted/ as label maps (0 = other -> 255, class k -> k - 1);
+        what is there already is kept
 """
+KINDS = (*records.PHOTO_FOLDERS, "ade20k")
+PACK_FLAGS = ("out", "split", "classes", "tags", "tags_from_masks", "with_truth")
 
 
 def main(arguments: list[str]) -> None:
@@ -27,7 +33,7 @@ def main(arguments: list[str]) -> None:
         "prepare_data.py", ABOUT,
         "python tools/prepare_data.py voc --root=VOCdevkit/VOC2012 --split=train_aug,val",
     )
-    parser.add_argument("kind", metavar="voc|coco|folder")
+    parser.add_argument("kind", metavar="|".join(KINDS))
     parser.add_argument("--root", required=True, help="folder of the data set")
     parser.add_argument("--out", default="", help="folder for the pack (default: ROOT/packed)")
     parser.add_argument("--split", default="", help="lists to take, by comma (default: all known)")
@@ -37,10 +43,32 @@ def main(arguments: list[str]) -> None:
                         help="lists whose tags may be taken from the true masks, by comma")
     parser.add_argument("--with_truth", action="store_true",
                         help="store the true masks too; not for a pack that trains")
-    parser.add_argument("--redo", action="store_true", help="replace a pack of other files")
+    parser.add_argument("--redo", action="store_true",
+                        help="replace a pack of other files, or shifted annotations")
     parser.add_argument("--json", default="", help="file for the result")
     flags = parser.parse_args(arguments)
+    if flags.kind not in KINDS:
+        raise ValueError(f"data set kind {flags.kind!r}: want one of {', '.join(KINDS)}")
+    (_shift if flags.kind == "ade20k" else _pack)(flags)
 
+
+def _shift(flags: argparse.Namespace) -> None:
+    for name in PACK_FLAGS:
+        if getattr(flags, name):
+            raise ValueError(f"--{name}: nothing is packed of ade20k; leave it out")
+    result = ade20k.shift_tree(flags.root, redo=flags.redo)
+    if flags.json:
+        files.write_json(flags.json, result)
+    for split, counts in result.items():
+        print(f"{split}: {counts['images']} annotations shifted, "
+              f"{counts['already_there']} of them already there")
+    print(f"written to {pathlib.Path(flags.root, ade20k.SHIFTED)}")
+
+
+def _pack(flags: argparse.Namespace) -> None:
+    if flags.classes:
+        classes.need_background(classes.read_class_names(flags.classes),
+                                f"--classes={flags.classes}")
     out = pathlib.Path(flags.out or pathlib.Path(flags.root) / "packed")
     problems: list[str] = []
     data = records.collect(

@@ -1,4 +1,7 @@
-"""Class names: index 0 is the background, tags and label maps count from it."""
+"""Class names in the order of label maps; index 0 is the background where a set has one.
+
+Scenes that are labelled throughout (cityscapes, ade20k) have none: class 0 is one like the others.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 import pathlib
 
 from wsssjax.core.constants import IGNORE
+from wsssjax.data.classes_ade20k import ADE20K_CLASSES
 
 VOC_CLASSES = tuple(
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse "
@@ -23,22 +27,28 @@ COCO_CLASSES = tuple(
     "toothbrush".split(",")
 )
 SHAPES_CLASSES = ("background", "person", "train", "cat", "boat", "car", "bird", "plant")
+CITYSCAPES_CLASSES = tuple(  # in the order of its train ids
+    "road,sidewalk,building,wall,fence,pole,traffic light,traffic sign,vegetation,terrain,sky,"
+    "person,rider,car,truck,bus,train,motorcycle,bicycle".split(",")
+)
 CLASS_SETS = {"voc": VOC_CLASSES, "coco": COCO_CLASSES, "shapes": SHAPES_CLASSES}
+SCENE_SETS = {"cityscapes": CITYSCAPES_CLASSES, "ade20k": ADE20K_CLASSES}  # no background
 BACKGROUND_NAME = "background"
 
 
 def read_class_names(classes: str | os.PathLike) -> tuple[str, ...]:
-    """All class names, background first.
+    """All class names; background first, unless the set has none (cityscapes, ade20k).
 
-    classes: "voc", "coco", "shapes", or a text file with one name a line. The file may leave the
-        background out: it is put in front where the first line is not `background`. Blank lines
-        are dropped.
+    classes: a key of CLASS_SETS or SCENE_SETS, or a text file with one name a line. The file may
+        leave the background out: it is put in front where the first line is not `background`.
+        Blank lines are dropped.
     """
-    if str(classes) in CLASS_SETS:
-        return CLASS_SETS[str(classes)]
+    sets = CLASS_SETS | SCENE_SETS
+    if str(classes) in sets:
+        return sets[str(classes)]
     path = pathlib.Path(classes)
     if not path.is_file():
-        known = ", ".join(CLASS_SETS)
+        known = ", ".join(sets)
         raise FileNotFoundError(f"classes {str(classes)!r}: want {known} or a file of class names")
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -64,6 +74,17 @@ def check_class_names(names: list[str], path: str | os.PathLike) -> tuple[str, .
         if any(mark in name for mark in ",;\"") or not name.isprintable():
             raise ValueError(f"{path}: class {name!r} has a comma, semicolon or quote; rename it")
     return tuple(names)
+
+
+def need_background(class_names: tuple[str, ...], who: str) -> None:
+    """ValueError where class 0 is no background: image-level tags then have nothing to leave out.
+
+    who: what needs it, for the message.
+    """
+    if class_names[0] != BACKGROUND_NAME:
+        raise ValueError(f"{who}: class 0 of these {len(class_names)} classes is "
+                         f"{class_names[0]!r}, not {BACKGROUND_NAME!r}; name classes that have one,"
+                         " such as voc or coco")
 
 
 def unknown_class(name: str, class_names: tuple[str, ...]) -> str:

@@ -16,6 +16,9 @@ from wsssjax.core.constants import IGNORE
 from wsssjax.data import photos
 
 _KINDS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+ADE20K_COUNT = 150  # classes
+ADE20K_HINT = ("official ADE20K annotations count from 1 with 0 = other: shift them with "
+               "python tools/prepare_data.py ade20k --root=ADEChallengeData2016")
 _WANT = "want an 8-bit palette or grey PNG of class indices"
 
 
@@ -52,9 +55,10 @@ def check_values(label_hw: np.ndarray, name: str | os.PathLike, num_classes: int
     wrong_hw = (label_hw >= num_classes) & (label_hw != IGNORE)
     if wrong_hw.any():
         row, column = np.argwhere(wrong_hw)[0]
+        hint = f"; {ADE20K_HINT}" if num_classes == ADE20K_COUNT else ""
         raise ValueError(
             f"{name}: value {label_hw[row, column]} at row {row}, column {column}; "
-            f"want 0..{num_classes - 1} or {IGNORE} (is --classes right?)"
+            f"want 0..{num_classes - 1} or {IGNORE} (is --classes right?){hint}"
         )
 
 
