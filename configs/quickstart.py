@@ -92,7 +92,7 @@ def classifier(name, c, tiny):
 
 def segmenter(c, tiny):
     """A thin DPT head on the frozen classifier, trained by UniMatch V2."""
-    s = stage(__file__, "semi_voc_unimatch_v2.py")
+    s = stage(__file__, "semi_voc_unimatch_v2.py", "efficientnet_lite0")
     s.seed = c.get_ref("seed")
     s.classes = ""
     s.device_batch = 8                   # labelled photos a step; as many unlabelled

@@ -78,7 +78,7 @@ def restored(settings: Any, weights_path: str | os.PathLike) -> Callable:
     parallel.start()
     model = student.build_model(settings)
     template = jax.eval_shape(
-        functools.partial(student.first_variables, settings, model), jax.random.key(0))
+        functools.partial(student.first_variables, model), jax.random.key(0))
     variables = jax.device_put(weights.restore(template, weights.load(weights_path)))
     compiled = jax.jit(functools.partial(student.predict, model))
     return lambda image_bhwc: compiled(variables, image_bhwc)

@@ -6,18 +6,19 @@ import pathlib
 import time
 
 import jax
-import numpy as np
 
 from wsssjax.cam import cam, eps
-from wsssjax.core import checkpoint, cli, files, logs, parallel, weights
+from wsssjax.core import checkpoint, cli, files, logs, parallel, scores
 from wsssjax.core import config as configs
 from wsssjax.core.progress import Progress
-from wsssjax.semi import supervised, unimatch_v2
+from wsssjax.semi import fixmatch, supervised, unimatch, unimatch_v2
 
 METHODS = {
     "cam": cam.build,
     "eps": eps.build,
+    "fixmatch": fixmatch.build,
     "supervised": supervised.build,
+    "unimatch": unimatch.build,
     "unimatch_v2": unimatch_v2.build,
 }
 EXAMPLE = "python -m wsssjax.train --config=configs/quickstart.py:tiny --workdir=runs/tiny"
@@ -27,8 +28,10 @@ def train(config, workdir) -> None:
     """Trains what `config` describes and leaves the weights of the last step in `workdir`.
 
     Leaves `weights.safetensors` (student), `weights_ema.safetensors` (teacher, where the method
-    has one), `metrics.jsonl` and `checkpoints/`. Called again, it goes on from the last checkpoint
-    and gives the same bits as without the stop.
+    has one), `metrics.jsonl` and `checkpoints/`; with a validation list also `scores.json` and
+    the weights of the best evaluations, `weights_best.safetensors` and
+    `weights_ema_best.safetensors`. Called again, it goes on from the last checkpoint and gives the
+    same bits as without the stop.
     """
     # Config and seed.
     _check_steps(config)
@@ -49,15 +52,18 @@ def train(config, workdir) -> None:
         state, position = found
         loader.set_state(position)
     first = int(state.step)
+    _say_what_follows(config, method, state)
     state = parallel.replicate(state)
 
     # Compile, on the first step; timed apart.
     step_fn = parallel.compile_step(method.step, backend=config.parallel)
-    log = logs.MetricsLog(workdir, first, tensorboard=config.tensorboard)
+    writes = parallel.process()[0] == 0
+    log = logs.MetricsLog(workdir, first, tensorboard=config.tensorboard) if writes else None
+    best = scores.Best(workdir, first) if writes and method.validate else None
     sums: dict[str, list[float]] = {}
-    clock, writes = time.monotonic(), parallel.process()[0] == 0
-    with Progress(config.total_steps, config.method, done=first, unit="steps") as progress:
-        for step in range(first + 1, config.total_steps + 1):
+    clock = time.monotonic()
+    with Progress(method.total_steps, config.method, done=first, unit="steps") as progress:
+        for step in range(first + 1, method.total_steps + 1):
             batch = next(loader)
             batch.pop("name", None)
             state, metrics = step_fn(state, batch, step_key)
@@ -65,24 +71,42 @@ def train(config, workdir) -> None:
                 sums.setdefault(f"train/{name}", []).append(value)
             progress.advance()
 
-            last = step == config.total_steps
+            last = step == method.total_steps
             if step == first + 1 and writes:
-                _write_hardware(workdir, config, time.monotonic() - clock)
-            if writes and (last or step % config.log_steps == 0):
-                log.write(step, {n: np.mean([float(v) for v in vs]) for n, vs in sums.items()})
+                _write_hardware(workdir, config, method, state, time.monotonic() - clock)
+            if last or step % config.log_steps == 0:
+                means = logs.means(step, sums)  # stops every host where a loss is not finite
                 sums = {}
+                if writes:
+                    log.write(step, means)
+            if method.validate and (last or step % method.eval_steps == 0):
+                found = method.validate(state)
+                if writes:
+                    log.write(step, scores.flat(found))
+                    best.add(step, step / method.eval_steps * config.eval_epochs, found, state)
             # Log, then save: a restart drops the lines after the checkpoint it starts from.
             if last or step % config.save_steps == 0:
                 checkpoint.save(workdir / "checkpoints", state, loader.get_state())
-    log.close()
     loader.close()
 
     # Export.
-    host = parallel.to_host(state)
     if writes:
-        weights.save(workdir / "weights.safetensors", host.variables())
-    if writes and host.ema is not None:
-        weights.save(workdir / "weights_ema.safetensors", host.variables(ema=True))
+        log.close()
+        scores.export(workdir, state)
+        if best:
+            print(best.table())
+
+
+def _say_what_follows(config, method, state) -> None:
+    """Prints what results depend on and what the state weighs."""
+    if "accumulate" not in config or parallel.process()[0]:
+        return
+    devices, groups = parallel.device_count() * parallel.process()[1], config.accumulate
+    rows = devices * groups * config.device_batch
+    parts = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in state.size().items() if size)
+    print(f"{config.method}: {method.total_steps:,} steps of {rows} photos of each list ({devices} "
+          f"devices x {groups} groups x {config.device_batch}); state {parts}, in all "
+          f"{sum(state.size().values()) / 1e9:.3f} GB", flush=True)
 
 
 def _check_steps(config) -> None:
@@ -92,11 +116,13 @@ def _check_steps(config) -> None:
                          f"config.log_steps={config.log_steps}, both 1 or more")
 
 
-def _write_hardware(workdir: pathlib.Path, config, first_step_s: float) -> None:
+def _write_hardware(workdir: pathlib.Path, config, method, state, first_step_s: float) -> None:
     """What results depend on beside the config, and what compiling cost."""
     files.write_json(workdir / "hardware.json", {
-        "devices": parallel.device_count(), "device_batch": config.device_batch,
-        "platform": jax.default_backend(), "first_step_s": round(first_step_s, 2)})
+        "devices": parallel.device_count(), "hosts": parallel.process()[1],
+        "device_batch": config.device_batch, "total_steps": method.total_steps,
+        "platform": jax.default_backend(), "first_step_s": round(first_step_s, 2),
+        "state_bytes": state.size()})
 
 
 def _check_same_run(config, workdir: pathlib.Path) -> None:

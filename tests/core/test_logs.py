@@ -18,11 +18,11 @@ def test_a_restart_drops_the_lines_after_its_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_non_finite_loss_stops_the_run(tmp_path, value):
-    log = logs.MetricsLog(tmp_path, 0)
-    with pytest.raises(ValueError, match="step 3: train/loss is .*; lower config.optim.lr"):
-        log.write(3, {"train/loss": value})
-    log.write(4, {"train/gap": value, "train/loss": 1.0})  # other numbers may be anything
+def test_a_non_finite_loss_stops_the_run_and_its_step_is_named(value):
+    with pytest.raises(ValueError, match="step 8: train/loss is .*; lower config.optim.lr"):
+        logs.means(10, {"train/loss": [1.0, 2.0, value, value, 1.0]})
+    found = logs.means(4, {"train/gap": [value], "train/loss": [1.0, 2.0]})
+    assert found["train/loss"] == 1.5  # other numbers may be anything
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path):

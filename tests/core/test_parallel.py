@@ -111,7 +111,7 @@ def test_replicate_leaves_the_callers_arrays_alive():
 
 def test_each_device_and_each_step_draws_its_own_numbers():
     def draw(s, batch, key):
-        mine = jax.random.uniform(key)
+        mine = jax.random.uniform(parallel.device_key(key))
         other = parallel.sum(mine) - mine
         return s.replace(step=s.step + 1), {"gap": jnp.abs(mine - other), "sum": mine + other}
 

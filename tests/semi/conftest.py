@@ -72,6 +72,7 @@ def load_config(name="semi_voc_unimatch_v2", **changes):
     """A shipped config with a few fields changed and rates that move a toy within three steps."""
     config = configs.load(CONFIGS / f"{name}.py")
     config.total_steps = 10
+    config.model.freeze_encoder = True
     config.device_batch = 4
     config.optim.lr = 1e-3
     config.optim.groups = (("^backbone/", 1.0, 1.0), (".*", 4.0, 1.0))
@@ -91,7 +92,8 @@ def make_state(config, model, *, teacher=True, devices=1, seed=0):
     rng = np.random.default_rng(seed)
     variables = jax.tree.map(
         lambda x: jnp.asarray(rng.normal(0, 0.35, x.shape), jnp.float32), shapes)
-    state = states.create(variables, student.optimizer(config, variables["params"]), ema=teacher)
+    state = states.create(variables, student.optimizer(config, variables["params"]), ema=teacher,
+                          learned=functools.partial(student.trainable, config))
     return parallel.replicate(state, devices=devices)
 
 

@@ -11,7 +11,7 @@ COLOURS = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
 class Settings:
     """config.predict and config.data in one."""
 
-    multiple, batch = 14, 3
+    mode, multiple, window, batch = "original", 14, 28, 3
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -40,7 +40,8 @@ def test_logits_match_torch_photo_by_photo():
     torch = pytest.importorskip("torch")
     resize = torch.nn.functional.interpolate
     weight = np.random.default_rng(1).normal(size=(3, 5)).astype(np.float32)
-    sizes = [(33, 47), (33, 47), (35, 50), (28, 42), (20, 90), (1, 1), (90, 20), (34, 48), (37, 40)]
+    sizes = [(33, 47), (33, 47), (35, 50), (28, 42), (20, 90), (14, 15), (90, 20), (34, 48),
+             (37, 40)]
     items = noise(sizes)
     got = dict(predict.photo_logits(items, lambda x: np.tanh(x @ weight), Settings, Settings))
     assert set(got) == {name for name, _ in items}

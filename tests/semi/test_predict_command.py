@@ -16,9 +16,9 @@ from wsssjax.data import label_map, photos
 from wsssjax.semi import student
 
 CONFIG = str(pathlib.Path(__file__).parents[2] / "configs/semi_voc_supervised.py")
-SMALL = {"model.encoder": "small_cnn", "model.output_stride": "8", "model.head_width": "8",
-         "predict.batch": "2", "data.crop": "64", "data.root": "nowhere"}
-SIZES = {"a": (64, 96), "b": (61, 99), "c": (70, 81), "d": (64, 97), "e": (33, 31)}
+SMALL = {"predict.multiple": "32", "model.encoder": "small_cnn", "model.output_stride": "8",
+         "model.head_width": "8", "predict.batch": "2", "data.crop": "64", "data.root": "nowhere"}
+SIZES = {"a": (64, 96), "b": (61, 99), "c": (70, 81), "d": (64, 97), "e": (33, 35)}
 
 
 @pytest.fixture(scope="module")

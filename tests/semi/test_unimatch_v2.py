@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from wsssjax.core import optim, parallel
-from wsssjax.semi import student, unimatch_v2
+from wsssjax.semi import consistency, student, unimatch_v2
 
 # ------------------------------------------------------------------ the second implementation
 
@@ -119,7 +119,8 @@ def test_three_steps_match_torch(kit, freeze, widths):
         assert set(got) == set(want)
         for name, value in want.items():
             np.testing.assert_allclose(got[name], value, rtol=2e-4, atol=1e-7, err_msg=name)
-    for mine, theirs in ((state.params, run.student), (state.ema, run.teacher)):
+    teacher = state.variables(ema=True)["params"]
+    for mine, theirs in ((state.params, run.student), (teacher, run.teacher)):
         for name, x in flat(mine).items():
             np.testing.assert_allclose(x, theirs[name].detach().numpy(), atol=2e-5, err_msg=name)
     moved = {n: bool((np.array(x) != flat(start)[n]).any()) for n, x in flat(state.params).items()}
@@ -219,13 +220,13 @@ def test_cut_mix_matches_a_loop(rows):
         for b, y, x in np.argwhere(box):
             want[b, y, x] = array[rows - 1 - b, y, x]
         np.testing.assert_array_equal(
-            unimatch_v2.cut_mix(jnp.asarray(array), jnp.asarray(box)), want)
+            consistency.cut_mix(jnp.asarray(array), jnp.asarray(box)), want)
 
 
 def test_pseudo_labels_match_softmax():
     scipy_special = pytest.importorskip("scipy.special")
     logits = np.random.default_rng(0).normal(0, 30, (2, 5, 7, 21)).astype(np.float32)
-    label, conf = unimatch_v2.pseudo_labels(jnp.asarray(logits))
+    label, conf = consistency.pseudo_labels(jnp.asarray(logits))
     want = scipy_special.softmax(logits.astype(np.float64), -1)
     np.testing.assert_array_equal(label, want.argmax(-1))
     np.testing.assert_allclose(conf, want.max(-1), rtol=1e-5)
@@ -233,7 +234,7 @@ def test_pseudo_labels_match_softmax():
 
 def test_a_pixel_exactly_at_the_threshold_teaches(kit):
     """With equal logits every confidence is exactly 1/2 for two classes."""
-    label, conf = unimatch_v2.pseudo_labels(jnp.zeros((1, 2, 2, 2)))
+    label, conf = consistency.pseudo_labels(jnp.zeros((1, 2, 2, 2)))
     np.testing.assert_array_equal(conf, np.full((1, 2, 2), 0.5, np.float32))
     config = kit.config(conf_threshold=0.2, optim__name="sgd")  # five classes at zero: 1/5
     state = kit.state(config, kit.model())
@@ -258,12 +259,12 @@ def test_no_labelled_and_no_valid_pixel_leaves_the_student_where_it_was(kit, des
 def test_teacher_ramp():
     decays = {0: 0.0, 1: 0.5, 9: 0.9, 99: 0.99, 249: 0.996, 1000: 0.996}
     for k, want in decays.items():
-        got = unimatch_v2.follow(jnp.float32(1.0), jnp.float32(0.0), jnp.int32(k), 0.996)
+        got = consistency.follow(jnp.float32(1.0), jnp.float32(0.0), jnp.int32(k), 0.996)
         np.testing.assert_allclose(got, want, atol=1e-7)
     students = np.random.default_rng(0).normal(size=100).astype(np.float32)
     teacher = jnp.float32(7.0)
     for k, x in enumerate(students):
-        teacher = unimatch_v2.follow(teacher, x, jnp.int32(k), 0.996)
+        teacher = consistency.follow(teacher, x, jnp.int32(k), 0.996)
     np.testing.assert_allclose(teacher, students.mean(), rtol=1e-4, atol=1e-6)
 
 
@@ -288,5 +289,9 @@ def test_schedule_of_the_encoder_is_the_references(kit):
 def test_build_refuses_what_cannot_work(kit):
     with pytest.raises(ValueError, match="config.device_batch is 1; want at least 2"):
         unimatch_v2.build(kit.config(device_batch=1))
-    with pytest.raises(ValueError, match="config.criterion is 'ohem'; want ce"):
-        unimatch_v2.build(kit.config(criterion="ohem"))
+    with pytest.raises(ValueError, match="config.criterion is 'focal'; want ce or ohem"):
+        unimatch_v2.build(kit.config(criterion="focal"))
+    with pytest.raises(ValueError, match="config.accumulate is 0; want 1 or more"):
+        unimatch_v2.build(kit.config(accumulate=0))
+    with pytest.raises(ValueError, match="total_epochs and config.total_steps are both 0"):
+        unimatch_v2.build(kit.config(total_steps=0, total_epochs=0))

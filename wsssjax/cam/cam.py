@@ -41,4 +41,5 @@ def build(config) -> Method:
         return jax.nn.relu(aux["maps"])
 
     init, step = learner.trainer(config, model, losses)
-    return Method(init, step, predict, lambda: learner.batches(config, saliency=False))
+    return Method(init, step, predict, lambda: learner.batches(config, saliency=False),
+                  config.total_steps)

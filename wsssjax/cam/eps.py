@@ -106,4 +106,5 @@ def build(config) -> Method:
         return jax.nn.softmax(aux["maps"].astype(jnp.float32))[..., :-1]
 
     init, step = learner.trainer(config, model, losses)
-    return Method(init, step, predict, lambda: learner.batches(config, saliency=True))
+    return Method(init, step, predict, lambda: learner.batches(config, saliency=True),
+                  config.total_steps)

@@ -49,7 +49,7 @@ def trainer(config, model, losses: Callable) -> tuple[Callable, Callable]:
         return state.create(variables, update, ema=False)
 
     def step(before: TrainState, batch, key):
-        (drop_key,) = jax.random.split(key, 1)
+        (drop_key,) = jax.random.split(parallel.device_key(key), 1)
 
         def total(params):
             output = model.apply({"params": params, **before.extra}, batch["image"], train=True,

@@ -24,6 +24,21 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
     return rows
 
 
+def means(step: int, values: dict[str, list]) -> dict[str, float]:
+    """The mean of each list of scalars, the last of which belong to `step`.
+
+    ValueError that names the first step at which a loss was not finite.
+    """
+    found = {name: [float(v) for v in listed] for name, listed in values.items()}
+    for name, listed in found.items():
+        bad = [i for i, v in enumerate(listed) if "loss" in name and not math.isfinite(v)]
+        if bad:
+            raise ValueError(
+                f"step {step - len(listed) + 1 + bad[0]}: {name} is {listed[bad[0]]}; lower "
+                "config.optim.lr in another --workdir (the last good checkpoint is kept here)")
+    return {name: sum(listed) / len(listed) for name, listed in found.items()}
+
+
 class MetricsLog:
     """Appends one flat object a line. Opened at `step`, lines of later steps are dropped: the run
     that wrote them was killed, and this one will write them again."""
@@ -43,11 +58,8 @@ class MetricsLog:
             self.board = SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, step: int, values: dict) -> None:
-        """Writes {name: number}; ValueError when a loss is not finite."""
+        """Writes {name: number}."""
         row = {"step": int(step)} | {k: float(v) for k, v in sorted(values.items())}
-        for name, value in row.items():
-            if "loss" in name and not math.isfinite(value):
-                raise ValueError(f"step {step}: {name} is {value}; lower config.optim.lr")
         self.file.write(json.dumps(row) + "\n")
         self.file.flush()
         if self.board:

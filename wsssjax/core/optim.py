@@ -10,6 +10,8 @@ import optax
 
 from wsssjax.core.config import choose
 
+STILL = "still"
+
 
 def path_name(path) -> str:
     """A tree path as `backbone/block0/kernel`."""
@@ -29,11 +31,13 @@ def poly(lr: float, total_steps: int, power: float, lag_steps: int = 0):
     return schedule
 
 
-def _groups(config, params):
+def _groups(config, params, whole, still):
     """Per parameter the index of the first group whose pattern matches; a pattern that matches
     nothing is an error, since it is most likely misspelt."""
     def pick(path, _):
         name = path_name(path)
+        if still and re.search(still, name):
+            return STILL
         for index, (pattern, _, _) in enumerate(config.groups):
             if re.search(pattern, name):
                 return str(index)
@@ -41,7 +45,7 @@ def _groups(config, params):
                          "end the list with ('.*', 1.0, 1.0)")
 
     labels = jax.tree_util.tree_map_with_path(pick, params)
-    names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+    names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(whole)]
     for pattern, _, _ in config.groups:
         if not any(re.search(pattern, n) for n in names):
             raise ValueError(f"config.optim.groups: the pattern {pattern!r} matches no parameter; "
@@ -63,15 +67,18 @@ def _one(config, lr_factor: float, decay_factor: float, total_steps: int):
     return optax.chain(*parts, optax.sgd(rate, momentum=momentum))
 
 
-def build(config, params, total_steps: int) -> optax.GradientTransformation:
+def build(config, params, total_steps: int, *, whole=None,
+          still: str = "") -> optax.GradientTransformation:
     """SGD or AdamW with groups by name.
 
     config: name ("sgd" | "adamw"), lr, momentum (sgd), b1, b2, eps (adamw), weight_decay,
     poly_power, lag_steps, groups: tuples (regular expression over `backbone/…` names, lr factor,
     decay factor), the first match counts; an lr factor of 0 freezes.
+    whole: all parameters, where `params` is only the part that learns: a pattern must match one.
+    still: regular expression of parameters that no forward pass reads; they are never moved.
     """
     choose({"sgd": 0, "adamw": 0}, config.name, "config.optim.name")
-    labels = _groups(config, params)
+    labels = _groups(config, params, params if whole is None else whole, still)
     table = {str(i): _one(config, lr, decay, total_steps)
-             for i, (_, lr, decay) in enumerate(config.groups)}
+             for i, (_, lr, decay) in enumerate(config.groups)} | {STILL: optax.set_to_zero()}
     return optax.multi_transform(table, labels)

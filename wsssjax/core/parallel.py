@@ -56,9 +56,13 @@ def sum(tree):  # noqa: A001  (the name says what it is: parallel.sum)
     return jax.lax.psum(tree, AXIS)
 
 
-def device_key(key):
-    """A key of this device's own; inside a step only."""
-    return jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+def device_key(key, group=0, groups: int = 1):
+    """A key of this device's own; inside a step only.
+
+    A device that goes through `groups` groups of rows one after the other passes which one it is
+    at: it so draws what as many devices would draw.
+    """
+    return jax.random.fold_in(key, jax.lax.axis_index(AXIS) * groups + group)
 
 
 def _mesh(devices: int | None, every_host: bool) -> Mesh:
@@ -77,6 +81,34 @@ def to_host(tree):
     return jax.tree.map(lambda x: np.array(x), jax.device_get(tree))
 
 
+def compile_forward(forward):
+    """(variables, host batch) → outputs, its rows spread over this host's devices.
+
+    forward: (variables, image_bhwc) → [b, ...].  variables: from `replicate`.  A batch that the
+    devices do not divide runs whole on each.
+    """
+    compiled = jax.jit(forward)
+    mesh = _mesh(None, every_host=False)
+
+    def call(variables, image_bhwc):
+        rows = P() if len(image_bhwc) % len(mesh.devices) else P(AXIS)
+        return compiled(variables, jax.device_put(image_bhwc, NamedSharding(mesh, rows)))
+
+    return call
+
+
+def sum_hosts(counts: np.ndarray) -> np.ndarray:
+    """int64 counts summed over all hosts, exactly; outside a step."""
+    if jax.process_count() == 1:
+        return counts
+    from jax.experimental import multihost_utils
+
+    # Hosts exchange 32 bits a number.
+    halves = np.stack([counts & 0xFFFFF, counts >> 20]).astype(np.int32)
+    low, high = np.asarray(multihost_utils.process_allgather(halves), np.int64).sum(0)
+    return low + (high << 20)
+
+
 def _check_rows(batch, count: int) -> None:
     for name, array in batch.items():
         if array.shape[0] % count:
@@ -88,8 +120,8 @@ def compile_step(step, *, backend: str = "pmap", devices: int | None = None):
     """(state, host batch, root key) → (state, metrics), over all devices (or the first few).
 
     step: (state, batch, key) → (state, {name: scalar}) for one device; its key is already folded
-    with state.step and the device.  batch: dict of arrays, rows of this host first.  The state is
-    donated: use the one that comes back.
+    with state.step, and `device_key` makes it the device's own.  batch: dict of arrays, rows of
+    this host first.  The state is donated: use the one that comes back.
     """
     one_device = _with_key(step)
     runner = choose({"pmap": _pmap, "shard_map": _shard_map}, backend, "config.parallel")
@@ -105,7 +137,7 @@ def compile_step(step, *, backend: str = "pmap", devices: int | None = None):
 
 def _with_key(step):
     def one_device(state, batch, key):
-        new_state, metrics = step(state, batch, device_key(jax.random.fold_in(key, state.step)))
+        new_state, metrics = step(state, batch, jax.random.fold_in(key, state.step))
         return new_state, mean(metrics)
 
     return one_device

@@ -7,9 +7,10 @@ nearest, which hand on no useful gradient, aside). Sampling rules, d being the o
     resize_corners      src = d (n - 1) / (m - 1)         torch, align_corners=True
     resize_half_pixel   src = (d + 1/2) n / m - 1/2       torch, align_corners=False
     resize_bicubic      the same with four taps, a = -3/4; with an offset n / (m + offset) for n / m
+                        antialiased: a = -1/2 and a kernel that widens where it shrinks
     resize_nearest      src = floor(d n / m)              torch's "nearest"
     resize_pillow       Pillow on 8-bit images, antialiased when it shrinks
-None but the last antialiases.
+Where nothing else is said, none but the last antialiases.
 """
 
 from __future__ import annotations
@@ -37,15 +38,17 @@ def resize_half_pixel(x, size: tuple[int, int], axes: tuple[int, int] = (-3, -2)
     return _bilinear(x, size, axes, "half_pixel")
 
 
-def resize_bicubic(x, size: tuple[int, int], offset: float = 0.0):
+def resize_bicubic(x, size: tuple[int, int], offset: float = 0.0, *, antialias: bool = False):
     """x: [..., h, w, c] resampled to `size` with torch's bicubic kernel, in float32.
 
     offset: what is added to the output size before it becomes a scale factor. DINOv2 and UniMatch
     V2 resize their position table with 0.1, which moves the sampling grid; an axis that keeps its
     length is resampled too then. 0 is torch's behaviour for a plain output size.
+    antialias: torch's other bicubic, with another kernel even where it enlarges; without offset.
     """
-    rows = bicubic_matrix(x.shape[-3], size[0], offset)
-    columns = bicubic_matrix(x.shape[-2], size[1], offset)
+    assert not (offset and antialias), "torch has no such resize"
+    rows, columns = (antialiased_matrix(n, m) if antialias else bicubic_matrix(n, m, offset)
+                     for n, m in zip(x.shape[-3:-1], size, strict=True))
     y = _along(jnp.asarray(rows), x.astype(jnp.float32), x.ndim - 3)
     return _along(jnp.asarray(columns), y, x.ndim - 2).astype(x.dtype)
 
@@ -89,7 +92,7 @@ def resize_pillow(image_hwc, size: tuple[int, int], method: str = "bilinear", *,
 
 @functools.lru_cache(maxsize=512)
 def bilinear_taps(n: int, m: int, rule: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(lower, upper, weight of the upper) for n samples turned into m: int32, int32, float32 [m].
+    """(lower, upper, weight of the upper) for n samples turned into m: int32, int32, float64 [m].
 
     rule: "corners" or "half_pixel".
     """
@@ -100,14 +103,14 @@ def bilinear_taps(n: int, m: int, rule: str) -> tuple[np.ndarray, np.ndarray, np
         source = np.maximum((d + 0.5) * (n / m) - 0.5, 0.0)
     lower = np.minimum(np.floor(source).astype(np.int32), n - 1)
     upper = np.minimum(lower + 1, n - 1)
-    return lower, upper, np.clip(source - lower, 0.0, 1.0).astype(np.float32)
+    return lower, upper, np.clip(source - lower, 0.0, 1.0)
 
 
 @functools.lru_cache(maxsize=512)
 def bilinear_matrix(n: int, m: int, rule: str) -> np.ndarray:
-    """The same as a float32 matrix [m, n], rows summing to 1."""
+    """The same as a float64 matrix [m, n], rows summing to 1."""
     lower, upper, weight = bilinear_taps(n, m, rule)
-    matrix = np.zeros((m, n), np.float32)
+    matrix = np.zeros((m, n))
     np.add.at(matrix, (np.arange(m), lower), 1 - weight)
     np.add.at(matrix, (np.arange(m), upper), weight)
     return matrix
@@ -172,6 +175,22 @@ def bicubic_matrix(n: int, m: int, offset: float = 0.0) -> np.ndarray:
     for tap in (-1, 0, 1, 2):
         weight = _cubic(np.abs(source - base - tap), -0.75)
         np.add.at(matrix, (np.arange(m), np.clip(base + tap, 0, n - 1)), weight)
+    return matrix.astype(np.float32)
+
+
+@functools.lru_cache(maxsize=128)
+def antialiased_matrix(n: int, m: int) -> np.ndarray:
+    """torch's antialiased bicubic (a = -1/2) from n samples to m as a float32 matrix [m, n].
+
+    The kernel is as wide as the step where it shrinks; weights inside are renormalised.
+    """
+    widen = max(n / m, 1.0)
+    matrix = np.zeros((m, n))
+    for d in range(m):
+        centre, support = (d + 0.5) * n / m, 2.0 * widen
+        low, high = max(int(centre - support + 0.5), 0), min(int(centre + support + 0.5), n)
+        weight = _cubic(np.abs((np.arange(low, high) - centre + 0.5) / widen), -0.5)
+        matrix[d, low:high] = weight / weight.sum()
     return matrix.astype(np.float32)
 
 

@@ -51,6 +51,9 @@ def under(top: str, flat: Mapping[str, Any]) -> dict[str, Any]:
 def save(path: str | os.PathLike, variables: Any) -> None:
     """Writes a tree (or a flat dict) of arrays to `path`, whole or not at all."""
     flat = {name: np.asarray(leaf, order="C") for name, leaf in flatten(variables).items()}
+    # bfloat16 fits into float32 exactly, and every reader of the file knows float32.
+    flat = {name: x.astype(np.float32) if x.dtype == jnp.bfloat16 else x
+            for name, x in flat.items()}
     _refuse_non_finite(flat, path)
     data = safetensors.numpy.save(flat)
     with files.atomic(path) as file:

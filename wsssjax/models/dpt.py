@@ -145,3 +145,19 @@ def from_torch(tensors: dict[str, np.ndarray], prefix: str = "") -> dict[str, np
             raise ValueError(f"{name} {list(value.shape)}: no tensor of a DPT head")
         flat[f"{prefix}{joined}/{kind}"] = np.ascontiguousarray(value)
     return flat
+
+
+def to_torch(flat: dict[str, np.ndarray], prefix: str = "") -> dict[str, np.ndarray]:
+    """The PyTorch state dict of the head from our flat names; the inverse of `from_torch`."""
+    tensors = {}
+    for name, value in flat.items():
+        *path, kind = name.removeprefix(prefix).split("/")
+        joined = ".".join(path)
+        for group in ("projects", "resize_layers", "output_conv"):
+            joined = joined.replace(f"{group}_", f"{group}.")
+        value = np.asarray(value, np.float32)
+        if kind == "kernel":
+            enlarges = path[-1] in ("resize_layers_0", "resize_layers_1")
+            kind, value = "weight", value.transpose((0, 3, 1, 2) if enlarges else (3, 2, 0, 1))
+        tensors[f"{joined}.{kind}"] = np.ascontiguousarray(value)
+    return tensors

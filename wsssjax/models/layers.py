@@ -42,6 +42,15 @@ def uniform(bound: float):
     return init
 
 
+def normal(std: float):
+    """An initializer: Gaussian numbers of this standard deviation, drawn as `uniform` draws."""
+    def init(key, shape, dtype=jnp.float32):
+        within = uniform(1.0)(key, shape)
+        return (std * 2**0.5 * lax.erf_inv(within)).astype(dtype)
+
+    return init
+
+
 def _mix(bits):
     bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B)
     bits = (bits ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)

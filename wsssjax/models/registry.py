@@ -1,8 +1,9 @@
 """Networks by name, as `config.model` describes them, and pretrained weights into their encoders.
 
 config.model: `encoder` (a name in ENCODERS), `encoder_weights` (a file or folder, "" for none),
-`output_stride`, `freeze_encoder`, `dtype` ("float32" or "bfloat16", what convolutions compute in);
-classifiers also read `dropout`, segmenters `head_width`.
+`freeze_encoder`, `dtype` ("float32" or "bfloat16", what convolutions and matrix products compute
+in); convolutional encoders also read `output_stride`, DINOv2 the fields under `vit`; classifiers
+`dropout`, segmenters `head_width`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 
 from wsssjax.core import weights
 from wsssjax.core.config import choose
-from wsssjax.models import dpt, efficientnet_lite, small_cnn
+from wsssjax.models import dpt, efficientnet_lite, small_cnn, vit, vit_names
 from wsssjax.models.classifier import Classifier
 from wsssjax.models.segmenter import Segmenter
 
@@ -23,24 +24,35 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class Encoder(NamedTuple):
-    """module: (output_stride=, dtype=) → encoder module.  from_torch: state dict of the public
+    """module: (config.model, dtype) → encoder module.  from_torch: state dict of the public
     PyTorch weights → our flat names, None where there are no such weights."""
 
     module: Callable
     from_torch: Callable | None
 
 
+def _cnn(kind: Callable) -> Callable:
+    return lambda config, dtype: kind(output_stride=config.output_stride, dtype=dtype)
+
+
+def _vit(size: str, registers: int) -> Callable:
+    return lambda config, dtype: vit.ViT(vit.SIZES[size], registers, dtype, **config.vit)
+
+
 ENCODERS = {
-    "efficientnet_lite0": Encoder(efficientnet_lite.EfficientNetLite0,
+    "efficientnet_lite0": Encoder(_cnn(efficientnet_lite.EfficientNetLite0),
                                   efficientnet_lite.from_torch),
-    "small_cnn": Encoder(small_cnn.SmallCNN, None),
+    "small_cnn": Encoder(_cnn(small_cnn.SmallCNN), None),
+    **{f"dinov2_{size}": Encoder(_vit(size, 0), vit_names.from_public) for size in vit.SIZES},
+    **{f"dinov2_{size}_reg": Encoder(_vit(size, vit.REGISTERS), vit_names.from_public)
+       for size in vit.SIZES},
 }
 
 
 def build_encoder(config: Any):
     """The encoder module that config.model names."""
     encoder = choose(ENCODERS, config.encoder, "config.model.encoder")
-    return encoder.module(output_stride=config.output_stride, dtype=_dtype(config))
+    return encoder.module(config, _dtype(config))
 
 
 def build_classifier(config: Any, num_outputs: int, *, pool: str = "mean") -> Classifier:
@@ -90,6 +102,46 @@ def _from_torch(flat: dict, config: Any) -> dict:
         return weights.under("backbone", convert(flat))
     except ValueError as error:
         raise ValueError(f"{config.encoder_weights}: {error}") from None
+
+
+def segmenter_from_torch(tensors: dict) -> dict:
+    """Our flat names from a UniMatch V2 model's: `backbone.` + DINOv2's, `head.` + DPT's."""
+    parts = {"backbone": {}, "head": {}}
+    for name, value in tensors.items():
+        top, _, rest = name.partition(".")
+        if top not in parts:
+            raise ValueError(f"{name}: no tensor of UniMatch V2; its names begin with backbone. "
+                             "or head.")
+        parts[top][rest] = value
+    return (vit_names.from_hub(parts["backbone"], "params/backbone/")
+            | dpt.from_torch(parts["head"], "params/head/"))
+
+
+def segmenter_to_torch(flat: dict) -> dict:
+    """A UniMatch V2 model's names from ours (a DINOv2 segmenter's); the exact inverse."""
+    split = {top: {n: x for n, x in flat.items() if n.startswith(f"params/{top}/")}
+             for top in ("backbone", "head")}
+    encoder = vit_names.to_hub(split["backbone"], "params/backbone/")
+    head = dpt.to_torch(split["head"], "params/head/")
+    return {f"backbone.{n}": x for n, x in encoder.items()} | {
+        f"head.{n}": x for n, x in head.items()}
+
+
+def store_frozen(variables: dict, config: Any) -> dict:
+    """`variables` with a frozen encoder's matrices stored in the dtype they are used in.
+
+    They would be cast at each use, so the function stays the same to the bit; in bfloat16 they
+    take half the memory. Whatever learns, and vectors (norms, biases, tokens), stay float32.
+    """
+    if not config.freeze_encoder:
+        return variables
+
+    def store(path, x):
+        return x.astype(_dtype(config)) if path[-1].key == "kernel" else x
+
+    params = variables["params"]
+    backbone = jax.tree_util.tree_map_with_path(store, params["backbone"])
+    return {**variables, "params": {**params, "backbone": backbone}}
 
 
 def _dtype(config: Any):

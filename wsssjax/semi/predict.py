@@ -1,9 +1,12 @@
-"""Logits of whole photos of any size, as UniMatch V2 evaluates ("original" mode).
+"""Scores of every pixel of whole photos of any size, in the two ways UniMatch V2 evaluates.
 
-A photo is resized to the nearest multiple of the encoder's step on each side, corner-aligned and
-without antialiasing; the logits are resized back to the photo's own size the same way. Photos whose
-network inputs have one size share a batch, whatever their own sizes are, so that a set of photos
-needs one compilation for each input size and no more.
+original: a photo is resized to the nearest multiple of the encoder's step on each side,
+corner-aligned and without antialiasing; the logits are resized back to the photo's own size the
+same way. Photos whose network inputs have one size share a batch, whatever their own sizes are, so
+that a set of photos needs one compilation for each input size and no more.
+
+sliding_window: the photo at its own size under overlapping windows; what comes out is the sum of
+the windows' softmax (so pixels under several windows add up to more than 1, for each class alike).
 """
 
 from __future__ import annotations
@@ -12,8 +15,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
+from wsssjax.core.config import choose
 from wsssjax.core.resize import bilinear_taps
 
 
@@ -41,7 +46,7 @@ def resize_corners(x_hwc: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
         low = x_hwc.take(lower, axis)
         high = x_hwc.take(upper, axis)
         high -= low
-        high *= weight.reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+        high *= weight.astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
         x_hwc = low + high
     return x_hwc
 
@@ -53,12 +58,32 @@ def photo_logits(
 
     photos: (id, uint8 [h,w,3]).  forward: float32 [b,h,w,3] → logits [b,h,w,k], always called with
     settings.batch rows.  settings: config.predict.  data: config.data, for mean and std.
+    ValueError for a photo that is smaller than a patch or a window.
     """
+    mode = choose({"original": _original, "sliding_window": _sliding}, settings.mode,
+                  "config.predict.mode")
+    pixels = ((name, normalise(_checked(name, image_hwc, settings), data.mean, data.std))
+              for name, image_hwc in photos)
+    yield from mode(pixels, forward, settings)
+
+
+def _checked(name, image_hwc, settings):
+    """image_hwc, if the network can see it at all."""
+    least, what = settings.multiple, "cell of the network"
+    if settings.mode == "sliding_window":
+        least, what = settings.window, "sliding window"
+    h, w = image_hwc.shape[:2]
+    if min(h, w) < least:
+        raise ValueError(f"photo {name!r}: {h} x {w} pixels is smaller than one {what}, {least} "
+                         "pixels; enlarge it or leave it out")
+    return image_hwc
+
+
+def _original(photos, forward, settings):
     waiting = defaultdict(list)
-    for name, image_hwc in photos:
-        size_hw = image_hwc.shape[:2]
+    for name, pixels_hwc in photos:
+        size_hw = pixels_hwc.shape[:2]
         grid_hw = input_size(size_hw, settings.multiple)
-        pixels_hwc = normalise(image_hwc, data.mean, data.std)
         waiting[grid_hw].append((name, size_hw, resize_corners(pixels_hwc, grid_hw)))
         if len(waiting[grid_hw]) == settings.batch:
             yield from _run(waiting.pop(grid_hw), forward, settings.batch)
@@ -73,3 +98,28 @@ def _run(rows, forward, batch):
     logits_bhwk = np.asarray(forward(np.stack(inputs)), np.float32)
     for (name, size_hw, _), logits_hwk in zip(rows, logits_bhwk, strict=False):
         yield name, resize_corners(logits_hwk, size_hw)
+
+
+def window_starts(side: int, window: int) -> list[int]:
+    """Where windows begin along a side: every int(2/3 window), the last one moved in to fit."""
+    stride, last = int(window * 2 / 3), side - window
+    return [*range(0, last, stride), last]
+
+
+def _sliding(photos, forward, settings):
+    window = settings.window
+    for name, pixels_hwc in photos:
+        h, w = pixels_hwc.shape[:2]
+        corners = [(top, left) for top in window_starts(h, window)
+                   for left in window_starts(w, window)]
+        total_hwk = None
+        for first in range(0, len(corners), settings.batch):
+            part = corners[first : first + settings.batch]
+            inputs = [pixels_hwc[y : y + window, x : x + window] for y, x in part]
+            inputs += inputs[-1:] * (settings.batch - len(inputs))
+            scores_bhwk = np.asarray(jax.nn.softmax(forward(np.stack(inputs))), np.float32)
+            if total_hwk is None:
+                total_hwk = np.zeros((h, w, scores_bhwk.shape[-1]), np.float32)
+            for (y, x), scores_hwk in zip(part, scores_bhwk, strict=False):
+                total_hwk[y : y + window, x : x + window] += scores_hwk
+        yield name, total_hwk

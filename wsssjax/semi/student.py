@@ -11,13 +11,41 @@ import jax.numpy as jnp
 import optax
 
 from wsssjax.core import optim, parallel, state
-from wsssjax.core.losses import masked_xent
+from wsssjax.core.losses import masked_xent, ohem_xent
+from wsssjax.core.method import Method
 from wsssjax.core.state import TrainState
 from wsssjax.data.classes import read_class_names
 from wsssjax.models import registry
+from wsssjax.semi import validate, views
 
-CRITERIA = ("ce",)
-FROZEN = ("^backbone/", 0.0, 0.0)  # an optimizer group: no learning rate, no decay
+CRITERIA = ("ce", "ohem")
+# What no forward pass reads: torch's optimizer passes over parameters without a gradient.
+STILL = r"backbone/mask_token$|refinenet4/resConfUnit1/"
+INIT_SIDE = 56  # pixels; parameters do not depend on it
+
+
+def method(config: Any, train_step: Callable, *, unlabelled: bool) -> Method:
+    """A method of this folder for the train loop.
+
+    train_step: (state, batch, key, config=, model=) → (state, metrics).  unlabelled: whether it
+    learns from unlabelled photos too, with a teacher.
+    """
+    check_batch(config, least=2 if unlabelled else 1)
+    model = build_model(config)
+    config = views.with_total_steps(config, unlabelled=unlabelled)
+    forward = functools.partial(predict, model)
+    found, every = None, 0
+    if config.data.val:
+        found = functools.partial(validate.run, validate.prepare(config, forward),
+                                  teacher=unlabelled)
+        every = views.epoch_steps(config, unlabelled=unlabelled) * config.eval_epochs
+    return Method(
+        init=functools.partial(init, config, model, teacher=unlabelled),
+        step=functools.partial(train_step, config=config, model=model),
+        predict=forward,
+        loader=functools.partial(views.semi_loader if unlabelled else views.supervised_loader,
+                                 config),
+        total_steps=config.total_steps, validate=found, eval_steps=every)
 
 
 def build_model(config: Any) -> Any:
@@ -31,62 +59,96 @@ def predict(model: Any, variables: dict, image_bhwc: jax.Array) -> jax.Array:
 
 
 def optimizer(config: Any, params: Any) -> optax.GradientTransformation:
-    """The optimizer of config.optim; `model.freeze_encoder` overrules the encoder's own group."""
-    if config.model.freeze_encoder:
-        groups = (FROZEN, *config.optim.groups)
-        config = config.copy_and_resolve_references()
-        config.optim.groups = groups
-    return optim.build(config.optim, params, config.total_steps)
+    """The optimizer of config.optim for the part of `params` that learns."""
+    return optim.build(config.optim, trainable(config, params), config.total_steps, whole=params,
+                       still=STILL)
 
 
 def trainable(config: Any, params: Any) -> dict:
     """The part of `params` that learns: all of it, or the head alone.
 
-    A frozen encoder so stays out of gradients, of the optimizer and of the devices' exchange.
+    A frozen encoder so stays out of gradients, teacher, optimizer and the devices' exchange.
     """
     return {"head": params["head"]} if config.model.freeze_encoder else dict(params)
 
 
-def first_variables(config: Any, model: Any, key: jax.Array) -> dict:
-    """Random variables of `model`, drawn for a training crop."""
-    image_bhwc = jnp.zeros((1, config.data.crop, config.data.crop, 3), jnp.float32)
+def first_variables(model: Any, key: jax.Array) -> dict:
+    """Random variables of `model`."""
+    image_bhwc = jnp.zeros((1, INIT_SIDE, INIT_SIDE, 3), jnp.float32)
     return model.init(key, image_bhwc, train=False)
 
 
 def init(config: Any, model: Any, key: jax.Array, *, teacher: bool) -> TrainState:
     """The state at step 0, pretrained encoder in it; the teacher is a copy of the student."""
     # Compiled, this draws the numbers and skips the forward pass that tells their shapes.
-    variables = jax.jit(functools.partial(first_variables, config, model))(key)
+    variables = jax.jit(functools.partial(first_variables, model))(key)
     variables = registry.load_encoder(variables, config.model)
-    return state.create(variables, optimizer(config, variables["params"]), ema=teacher)
+    variables = registry.store_frozen(variables, config.model)
+    return state.create(variables, optimizer(config, variables["params"]), ema=teacher,
+                        learned=functools.partial(trainable, config))
 
 
-def descend(config: Any, before: TrainState, loss_fn: Callable) -> tuple[dict, Any, dict]:
-    """(params, opt, metrics) after one step down the gradient of `loss_fn`, averaged over devices.
+def descend(
+    config: Any, before: TrainState, batch: dict, key: jax.Array, gradient: Callable
+) -> tuple[dict, Any, dict]:
+    """(params, opt, metrics) after one step down the gradient, averaged over groups and devices.
 
-    loss_fn: trainable part of the params → (loss, {name: scalar}) of this device's rows alone.
+    gradient: (trainable part of the params, rows of one group, key of its own) → (gradient,
+    {name: scalar}) of these rows alone.  A group has config.device_batch rows of each stream; a
+    device goes through config.accumulate of them, which gives what that many devices would give.
     """
     part = trainable(config, before.params)
-    (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(part)
+    groups = config.accumulate
+
+    def one(index, rows):
+        return gradient(part, rows, parallel.device_key(key, index, groups))
+
+    if groups == 1:
+        grads, metrics = one(0, batch)
+    else:
+        grads, metrics = _over_groups(one, batch, groups)
     grads = parallel.mean(grads)  # after differentiating: a gradient through a sum would be wrong
-    # The optimizer knows the whole tree; what it says about the frozen part is never computed.
-    whole = jax.tree.map(jnp.zeros_like, dict(before.params)) | grads
-    updates, opt = optimizer(config, before.params).update(whole, before.opt, dict(before.params))
-    learned = optax.apply_updates(part, {name: updates[name] for name in part})
+    updates, opt = optimizer(config, before.params).update(grads, before.opt, part)
+    learned = optax.apply_updates(part, updates)
     metrics = metrics | {
         f"grad_{name}": _norm(grads.get(name, {})) for name in ("backbone", "head")
     }
     return dict(before.params) | learned, opt, metrics
 
 
-def check_criterion(config: Any) -> None:
-    """ValueError unless config.criterion names a loss that exists."""
+def _over_groups(one: Callable, batch: dict, groups: int):
+    """The mean of `one(index, rows)` over the groups that a device's rows are cut into."""
+    cut = jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), batch)
+    shapes = jax.eval_shape(one, 0, jax.tree.map(lambda x: x[0], cut))
+    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    def add(total, item):
+        return jax.tree.map(jnp.add, total, one(*item)), None
+
+    total, _ = jax.lax.scan(add, zero, (jnp.arange(groups), cut))
+    return jax.tree.map(lambda x: x / groups, total)
+
+
+def check_batch(config: Any, *, least: int) -> None:
+    """ValueError unless config.criterion, device_batch and accumulate can work."""
     if config.criterion not in CRITERIA:
         raise ValueError(f"config.criterion is {config.criterion!r}; want {' or '.join(CRITERIA)}")
+    if config.device_batch < least:
+        why = ", since CutMix takes its partners from the same device's batch" if least > 1 else ""
+        raise ValueError(f"config.device_batch is {config.device_batch}; want at least "
+                         f"{least}{why}")
+    if config.accumulate < 1:
+        raise ValueError(f"config.accumulate is {config.accumulate}; want 1 or more")
 
 
-def labelled_loss(logits_bhwk: jax.Array, label_bhw: jax.Array) -> jax.Array:
-    """Mean cross-entropy over labelled pixels, those that are not IGNORE."""
+def labelled_loss(config: Any, logits_bhwk: jax.Array, label_bhw: jax.Array) -> jax.Array:
+    """Mean cross-entropy over labelled pixels (those that are not IGNORE), or over the hard ones.
+
+    config.criterion: "ce" takes all of them, "ohem" what `core.losses.ohem_xent` keeps.
+    """
+    if config.criterion == "ohem":
+        return mean_or_zero(*ohem_xent(logits_bhwk, label_bhw, config.ohem_threshold,
+                                       config.ohem_min_kept))
     return mean_or_zero(*masked_xent(logits_bhwk, label_bhw, jnp.ones(label_bhw.shape, bool)))
 
 

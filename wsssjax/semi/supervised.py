@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
 
 from wsssjax.core.method import Method
 from wsssjax.core.state import TrainState
-from wsssjax.semi import student, views
+from wsssjax.semi import student
 
 
 def build(config: Any) -> Method:
     """The method for the train loop."""
-    student.check_criterion(config)
-    model = student.build_model(config)
-    return Method(
-        init=functools.partial(student.init, config, model, teacher=False),
-        step=functools.partial(train_step, config=config, model=model),
-        predict=functools.partial(student.predict, model),
-        loader=functools.partial(views.supervised_loader, config),
-    )
+    return student.method(config, train_step, unlabelled=False)
 
 
 def train_step(
@@ -29,14 +21,18 @@ def train_step(
 ) -> tuple[TrainState, dict]:
     """(state, metrics) after one iteration on one device; draws nothing.
 
-    batch: image, label.  The loss is the mean cross-entropy over this device's labelled pixels (0
-    where there is none); then the devices' gradients are averaged.
+    batch: image, label.  The loss is the mean cross-entropy over the labelled pixels of one group
+    of rows (0 where there is none); then groups' and devices' gradients are averaged.
     """
-    def loss_fn(part):
-        variables = {**state.extra, "params": {**state.params, **part}}
-        logits_bhwk, _ = model.apply(variables, batch["image"], train=True)
-        loss = student.labelled_loss(logits_bhwk, batch["label"])
-        return loss, {"loss": loss, "loss_x": loss}
+    def gradient(part, rows, key):
+        def loss_fn(part):
+            variables = {**state.extra, "params": {**state.params, **part}}
+            logits_bhwk, _ = model.apply(variables, rows["image"], train=True)
+            loss = student.labelled_loss(config, logits_bhwk, rows["label"])
+            return loss, {"loss": loss, "loss_x": loss}
 
-    params, opt, metrics = student.descend(config, state, loss_fn)
+        (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(part)
+        return grads, metrics
+
+    params, opt, metrics = student.descend(config, state, batch, key, gradient)
     return state.replace(step=state.step + 1, params=params, opt=opt), metrics

@@ -56,6 +56,31 @@ def supervised_loader(config: Any) -> Joined:
     return Joined(labelled=_labelled(config))
 
 
+def epoch_steps(config: Any, *, unlabelled: bool) -> int:
+    """Steps of one pass as the reference counts them: ⌊⌈n / g⌉ / device_batch⌋, at least 1.
+
+    n: unlabelled photos; without them labelled ones, or data.epoch_photos where that is more.
+    g: groups of rows a step, over all devices of all hosts (published: 4).
+    """
+    if unlabelled:
+        photos = len(read_lines(config.data.unlabeled, labelled=False))
+    else:
+        photos = max(len(read_lines(config.data.labeled, labelled=True)), config.data.epoch_photos)
+    groups = parallel.device_count() * parallel.process()[1] * config.accumulate
+    return max(-(-photos // groups) // config.device_batch, 1)
+
+
+def with_total_steps(config: Any, *, unlabelled: bool) -> Any:
+    """`config`, its total_steps filled in from total_epochs where it is 0."""
+    if config.total_steps:
+        return config
+    if config.total_epochs < 1:
+        raise ValueError("config.total_epochs and config.total_steps are both 0; give one of them")
+    config = config.copy_and_resolve_references()
+    config.total_steps = config.total_epochs * epoch_steps(config, unlabelled=unlabelled)
+    return config
+
+
 def read_lines(path: str, *, labelled: bool) -> list[str]:
     """The lines of a list: `<photo> <label>` each, or the photos alone where labels are not wanted.
 
@@ -99,5 +124,6 @@ def _loader(config, path, ops, *, labelled):
     # The two streams of one seed must not draw alike, nor those of neighbouring seeds.
     seed = 2 * config.seed + labelled
     index, count = parallel.process()
-    return Loader(source, ops, batch=config.device_batch * parallel.device_count(), seed=seed,
-                  workers=config.data.workers, process_index=index, process_count=count)
+    rows = config.device_batch * config.accumulate * parallel.device_count()
+    return Loader(source, ops, batch=rows, seed=seed, workers=config.data.workers,
+                  process_index=index, process_count=count)
