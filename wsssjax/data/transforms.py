@@ -20,9 +20,11 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image
 
 from wsssjax.core.constants import IGNORE, IMAGENET_MEAN, IMAGENET_STD
+from wsssjax.data import colour
+from wsssjax.data.colour import shift_hue as _shift_hue
 from wsssjax.data.entries import (
     IMAGE_KEYS,
     MASK_KEYS,
@@ -185,23 +187,22 @@ class ColorJitter:
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         return _map_images(self, example, rng, self._jitter)
 
-    def _jitter(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        factors = {
-            enhance: rng.uniform(max(0.0, 1.0 - strength), 1.0 + strength)
-            for enhance, strength in (
-                (ImageEnhance.Brightness, self.brightness),
-                (ImageEnhance.Contrast, self.contrast),
-                (ImageEnhance.Color, self.saturation),
+    def _jitter(self, image_hwc: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        steps = [
+            (change, rng.uniform(max(0.0, 1.0 - strength), 1.0 + strength))
+            for change, strength in (
+                (colour.brightness, self.brightness),
+                (colour.contrast, self.contrast),
+                (colour.saturation, self.saturation),
             )
             if strength > 0
-        }
-        steps = [lambda x, e=e, f=f: e(x).enhance(f) for e, f in factors.items()]
+        ]
         if self.hue > 0:
-            shift = rng.uniform(-self.hue, self.hue)
-            steps.append(lambda x: _shift_hue(x, shift))
+            steps.append((_shift_hue, rng.uniform(-self.hue, self.hue)))
         for index in rng.permutation(len(steps)):
-            image = steps[index](image)
-        return image
+            change, factor = steps[index]
+            image_hwc = change(image_hwc, factor)
+        return image_hwc
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -215,7 +216,10 @@ class Grayscale:
         _check_probability("Grayscale", self.p)
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        return _map_images(self, example, rng, lambda x, _: x.convert("L").convert("RGB"))
+        def grey(image_hwc, rng):
+            return np.array(Image.fromarray(image_hwc).convert("L").convert("RGB"))
+
+        return _map_images(self, example, rng, grey)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -235,8 +239,8 @@ class GaussianBlur:
         _check_interval("GaussianBlur: sigma", *self.sigma)
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        def blur(image, rng):
-            return image.filter(ImageFilter.GaussianBlur(radius=rng.uniform(*self.sigma)))
+        def blur(image_hwc, rng):
+            return colour.blur(image_hwc, rng.uniform(*self.sigma))
 
         return _map_images(self, example, rng, blur)
 
@@ -303,11 +307,13 @@ class Normalize:
         out = dict(example)
         for key in self.keys:
             need_bytes("Normalize", key, example[key])
-            image_hwc = example[key].astype(np.float32)
-            image_hwc /= np.float32(255)
-            image_hwc -= mean
-            image_hwc /= std
-            out[key] = image_hwc
+            h, w, _ = example[key].shape
+            # Rows of w * 3 numbers: numpy is five times as fast on them as on pixels of 3.
+            rows_hd = example[key].reshape(h, w * 3).astype(np.float32)
+            rows_hd /= np.float32(255)
+            rows_hd -= np.tile(mean, w)
+            rows_hd /= np.tile(std, w)
+            out[key] = rows_hd.reshape(h, w, 3)
         if "label" in example:
             out["label"] = example["label"].astype(np.int32)
         if "saliency" in example:
@@ -369,16 +375,8 @@ def _map_images(transform, example: Example, rng: np.random.Generator, change: C
     for key in transform.keys:
         need_bytes(type(transform).__name__, key, example[key])
         if rng.random() < transform.p:
-            out[key] = np.array(change(Image.fromarray(example[key]), rng))
+            out[key] = change(example[key], rng)
     return out
-
-
-def _shift_hue(image: Image.Image, shift: float) -> Image.Image:
-    """Image with int(255 * shift) added, modulo 256, to the hue channel of its 8-bit HSV form."""
-    step = int(255 * shift)  # towards zero
-    hue, saturation, value = image.convert("HSV").split()
-    hue = hue.point([(level + step) % 256 for level in range(256)])
-    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
 
 
 def _check_probability(who: str, p: float) -> None:
