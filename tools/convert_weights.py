@@ -1,8 +1,16 @@
-"""Command: public weights of an encoder → weights.safetensors under our names, with a report."""
+"""Command: public weights → weights.safetensors under our names, or ours → a PyTorch state dict.
+
+--arch: an encoder's name reads its public weights (of DINOv2 the hub's .pth as well as Hugging
+Face's .safetensors); unimatch_v2_dinov2_s|b|l|g reads a trained UniMatch V2 model, encoder and
+head: a plain state dict, or of its checkpoint the entry `model`, with --ema `model_ema`.
+--to=torch goes the other way and writes <out>/model.pth. Both ways are exact.
+"""
 
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,59 +18,142 @@ import numpy as np
 
 from wsssjax.bridge import torch_weights
 from wsssjax.core import cli, config, files, weights
-from wsssjax.models import efficientnet_lite
+from wsssjax.models import dpt, efficientnet_lite, registry, vit, vit_names
+from wsssjax.models.segmenter import Segmenter
 
-# name: (module with every parameter of the public file, state dict → our flat names)
-ARCHES = {
-    "efficientnet_lite0": (efficientnet_lite.EfficientNetLite0(num_classes=1000),
-                           efficientnet_lite.from_torch),
-}
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+TORCH_FILE = "model.pth"
+LAST_LAYER = {"torch": "head.scratch.output_conv.2.bias",
+              "ours": "params/head/scratch/output_conv_2/bias"}
+HEADS = {"s": 64, "b": 128, "l": 256, "g": 384}  # width of the DPT head
+
+
+class Arch(NamedTuple):
+    """module: number of classes → the network that has every parameter of the file.
+    to_ours, to_torch: state dict ↔ flat names (to_torch None where nobody reads such files).
+    whole: an encoder and its head, not an encoder alone.
+    """
+
+    module: Callable
+    to_ours: Callable
+    to_torch: Callable | None = None
+    whole: bool = False
+
+
+def _encoder(size: str, registers: int = 0) -> Arch:
+    return Arch(lambda _: vit.ViT(vit.SIZES[size], registers), vit_names.from_public,
+                vit_names.to_hub)
+
+
+def _segmenter(size: str) -> Arch:
+    def module(classes):
+        head = dpt.DPTHead(classes, HEADS[size], dpt.channels(HEADS[size]), (vit.PATCH,) * 4)
+        return Segmenter(vit.ViT(vit.SIZES[size]), head)
+
+    return Arch(module, registry.segmenter_from_torch, registry.segmenter_to_torch, whole=True)
+
+
+ARCHES = {
+    "efficientnet_lite0": Arch(lambda _: efficientnet_lite.EfficientNetLite0(num_classes=1000),
+                               efficientnet_lite.from_torch),
+    **{f"dinov2_{size}": _encoder(size) for size in vit.SIZES},
+    **{f"dinov2_{size}_reg": _encoder(size, vit.REGISTERS) for size in vit.SIZES},
+    **{f"unimatch_v2_dinov2_{size}": _segmenter(size) for size in vit.SIZES},
+}
 
 
 def main(arguments: list[str]) -> None:
-    """Nothing; writes <out>/weights.safetensors and <out>/report.json."""
+    """Nothing; writes <out>/weights.safetensors or <out>/model.pth, and <out>/report.json."""
     parser = cli.parser(
         "python tools/convert_weights.py", __doc__,
-        "python tools/convert_weights.py --arch=efficientnet_lite0 \\\n"
-        "    --src=efficientnet-lite0-57934424.pth --out=weights/efficientnet_lite0")
+        "python tools/convert_weights.py --arch=dinov2_b \\\n"
+        "    --src=dinov2_vitb14_pretrain.pth --out=weights/dinov2_b")
     parser.add_argument("--arch", required=True, help=f"one of: {', '.join(ARCHES)}")
     parser.add_argument("--src", required=True,
-                        help="PyTorch names in a .pth (needs torch), .npz or .safetensors")
+                        help="PyTorch names in a .pth (needs torch), .npz or .safetensors; with "
+                             "--to=torch our own weights")
     parser.add_argument("--out", required=True, help="folder for the result")
+    parser.add_argument("--to", default="ours", help="ours (default) or torch")
+    parser.add_argument("--ema", action="store_true",
+                        help="take the averaged model (model_ema) of a checkpoint")
     flags = parser.parse_args(arguments)
-    report = convert(flags.arch, flags.src, flags.out)
+    report = convert(flags.arch, flags.src, flags.out, to=flags.to, ema=flags.ema)
     print(f"{report['tensors']} tensors, {report['numbers']:,} numbers in {flags.out}/"
-          f"{weights.FILE}; passed over: {len(report['skipped'])}, none missing")
+          f"{report['file']}; passed over: {len(report['skipped'])}, none missing")
 
 
-def convert(arch: str, src: str, out: str) -> dict:
+def convert(arch: str, src: str, out: str, *, to: str = "ours", ema: bool = False) -> dict:
     """The report: how many tensors and numbers were written, which names were passed over.
 
     A name that is missing, left over or of another shape is a ValueError and nothing is written.
     """
-    module, from_torch = config.choose(ARCHES, arch, "--arch")
-    read = torch_weights.read if pathlib.Path(src).suffix in TORCH_SUFFIXES else weights.load
-    tensors = read(src)
-    template = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)),
-                                                  train=False))
+    chosen = config.choose(ARCHES, arch, "--arch")
+    forth = config.choose({"ours": _to_ours, "torch": _to_torch}, to, "--to")
+    if ema and (to == "torch" or not chosen.whole):
+        raise ValueError(f"--ema: reads a checkpoint of a trained segmenter, not {arch} --to={to}")
     try:
-        variables = weights.restore(template, from_torch(tensors))
+        tensors, skipped, file = forth(chosen, src, pathlib.Path(out), ema)
     except ValueError as error:
-        raise ValueError(f"{src}, as {arch}: {error}") from None
-    flat = weights.under("backbone", weights.flatten(variables))
-    folder = pathlib.Path(out)
-    weights.save(folder / weights.FILE, flat)
+        named = str(error) if str(error).startswith(str(src)) else f"{src}, as {arch}: {error}"
+        raise ValueError(named) from None
     report = {
         "arch": arch,
         "source": {"name": pathlib.Path(src).name, "hash": files.hash_file(src)},
-        "tensors": len(flat),
-        "numbers": int(sum(np.size(x) for x in flat.values())),
-        "skipped": sorted(n for n in tensors if n.endswith("num_batches_tracked")),
-        "names": {name: list(x.shape) for name, x in flat.items()},
+        "file": file,
+        "tensors": len(tensors),
+        "numbers": int(sum(np.size(x) for x in tensors.values())),
+        "skipped": skipped,
+        "names": {name: list(x.shape) for name, x in tensors.items()},
     }
-    files.write_json(folder / "report.json", report)
+    files.write_json(pathlib.Path(out) / "report.json", report)
     return report
+
+
+def _to_ours(arch: Arch, src: str, out: pathlib.Path, ema: bool):
+    """(what was written by name, names passed over, file name)."""
+    if pathlib.Path(src).suffix in TORCH_SUFFIXES:
+        entry = ("model_ema" if ema else "model") if arch.whole else ""
+        tensors = torch_weights.read(src, entry)
+    elif ema:
+        raise ValueError(f"{src}: no checkpoint of PyTorch's, so it has no model_ema; leave --ema")
+    else:
+        tensors = weights.load(src)
+    variables = _fitting(arch, arch.to_ours(tensors), _classes(arch, tensors, "torch"))
+    flat = weights.flatten(variables)
+    flat = flat if arch.whole else weights.under("backbone", flat)
+    weights.save(out / weights.FILE, flat)
+    skipped = [n for n in tensors if n.endswith("num_batches_tracked") or
+               n.startswith("classifier.")]
+    return flat, sorted(skipped), weights.FILE
+
+
+def _to_torch(arch: Arch, src: str, out: pathlib.Path, ema: bool):
+    if arch.to_torch is None:
+        raise ValueError("has no way back to PyTorch; only dinov2_… and unimatch_v2_… have")
+    flat = weights.load(src)
+    skipped = []
+    if not arch.whole:  # an encoder alone, or that of a trained segmenter
+        skipped = [n for n in flat if not n.startswith("params/backbone/")]
+        flat = {n.replace("params/backbone/", "params/", 1): x for n, x in flat.items()
+                if n not in skipped}
+    variables = _fitting(arch, flat, _classes(arch, flat, "ours"))
+    tensors = arch.to_torch(weights.flatten(variables))
+    torch_weights.write(out / TORCH_FILE, tensors)
+    return tensors, sorted(skipped), TORCH_FILE
+
+
+def _classes(arch: Arch, named: dict, names: str) -> int:
+    """How many classes a segmenter's last layer has; 1 where it has none, which then is told."""
+    last = named.get(LAST_LAYER[names]) if arch.whole else None
+    return len(last) if last is not None and np.ndim(last) == 1 else 1
+
+
+def _fitting(arch: Arch, flat: dict, classes: int) -> dict:
+    """The weights as the network's variables; ValueError lists what does not fit."""
+    module, side = arch.module(classes), 4 * vit.PATCH
+    template = jax.eval_shape(lambda: module.init(
+        jax.random.key(0), jnp.zeros((1, side, side, 3)), train=False))
+    return weights.restore(template, flat)
 
 
 if __name__ == "__main__":

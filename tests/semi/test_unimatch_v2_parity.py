@@ -22,7 +22,7 @@ from wsssjax.semi import student, unimatch_v2
 ROOT = pathlib.Path(__file__).parents[2]
 SIDE, ROWS, STEPS = 70, 4, 3
 SCALARS = ("loss", "loss_x", "loss_u", "mask_ratio", "grad_backbone", "grad_head")
-# What the fixtures' README allows: relative in the scalars of steps 0, 1, 2; absolute in parameters.
+# What their README allows: relative in the scalars of steps 0, 1, 2; absolute in parameters.
 BOUNDS = {"float32": ((1e-4, 1e-3, 4e-3), 5e-5), "float64": ((1e-6, 1e-6, 1e-6), 1e-7)}
 
 
@@ -145,5 +145,5 @@ def test_float64_steps(shared, freeze):
 if __name__ == "__main__":
     found = run(pathlib.Path(sys.argv[1]), "float64", sys.argv[2] == "frozen")
     for item in sorted(found.items(), key=lambda x: -x[1]):
-        print("%s: %.3g of the bound" % item)
+        print("{}: {:.3g} of the bound".format(*item))
     sys.exit(int(max(found.values()) >= 1))
