@@ -62,7 +62,8 @@ def _shift(flags: argparse.Namespace) -> None:
     for split, counts in result.items():
         print(f"{split}: {counts['images']} annotations shifted, "
               f"{counts['already_there']} of them already there")
-    print(f"written to {pathlib.Path(flags.root, ade20k.SHIFTED)}")
+    print(f"written to {pathlib.Path(flags.root, ade20k.SHIFTED)}; lists of a training must name "
+          f"{ade20k.SHIFTED}/ in place of {ade20k.OFFICIAL}/")
 
 
 def _pack(flags: argparse.Namespace) -> None:

@@ -18,7 +18,8 @@ from wsssjax.data import photos
 _KINDS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
 ADE20K_COUNT = 150  # classes
 ADE20K_HINT = ("official ADE20K annotations count from 1 with 0 = other: shift them with "
-               "python tools/prepare_data.py ade20k --root=ADEChallengeData2016")
+               "python tools/prepare_data.py ade20k --root=ADEChallengeData2016 and name "
+               "annotations_shifted/ in the list")
 _WANT = "want an 8-bit palette or grey PNG of class indices"
 
 
