@@ -99,7 +99,7 @@ def get_config(arg=""):
     c.model.vit.positions = "auto"  # resize of the table: offset (hub), size (HF), antialias
     c.model.vit.scan = True  # one compiled block in a loop; false compiles each block
     c.model.vit.remat = False  # recompute activations in the backward pass: less memory, slower
-    c.model.vit.attention = "auto"  # xla, cudnn; auto is cudnn on GPUs in bfloat16, else xla
+    c.model.vit.attention = "auto"  # loop, xla, cudnn; auto: cudnn on GPUs in bfloat16
 
     c.optim = ml_collections.ConfigDict()
     c.optim.name = "adamw"

@@ -45,8 +45,9 @@ def variables(network, seed=0):
     rng = np.random.default_rng(seed)
     found = jax.tree.map(lambda s: (0.2 * rng.standard_normal(s.shape)).astype(s.dtype),
                          shapes(network))
+    params = found["params"]
     for part in ("ls1", "ls2"):
-        found["params"]["blocks"][part]["gamma"] += 1.0  # so that each block counts
+        params.get("backbone", params)["blocks"][part]["gamma"] += 1.0  # so that each block counts
     return found
 
 
@@ -77,7 +78,7 @@ def test_taps_match_transformers(tmp_path_factory, size, registers, side):
         assert error < 1e-5, (i, error)
 
 
-@pytest.mark.parametrize("changes", [{"scan": False}, {"remat": True},
+@pytest.mark.parametrize("changes", [{"scan": False}, {"remat": True}, {"attention": "xla"},
                                      {"scan": False, "remat": True}], ids=str)
 def test_loop_and_recomputation_change_nothing(changes):
     """Taps that are not the last blocks: what comes after them must not disturb the buffer."""
@@ -158,7 +159,7 @@ def test_bfloat16_is_near_and_a_frozen_encoder_stored_in_it_is_the_same_to_the_b
 
 @pytest.mark.parametrize("changes, message", [
     ({"positions": "ofset"}, "config.model.vit.positions 'ofset' is unknown; did you mean"),
-    ({"attention": "flash"}, "config.model.vit.attention 'flash': want one of auto, xla, cudnn"),
+    ({"attention": "flash"}, "config.model.vit.attention 'flash': want one of auto, loop, xla, cudnn"),
 ])
 def test_unknown_names(changes, message):
     with pytest.raises(ValueError) as error:

