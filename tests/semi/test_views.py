@@ -1,5 +1,7 @@
 """The two streams of photos that the trainings see."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -107,10 +109,12 @@ def test_streams_are_of_their_lists_and_go_on_from_a_saved_position(kit, photos)
 
 
 def test_streams_of_one_seed_and_of_neighbouring_seeds_draw_differently(kit, photos):
-    """With one photo list for both streams, equal draws would show as equal windows."""
+    """With the same photos in both streams, equal draws would show as equal windows."""
+    shutil.copytree(photos / "photos", photos / "copies")
+    (photos / "copies.txt").write_text("".join(f"copies/p{i}.png\n" for i in range(3)))
     first = []
     for seed in (0, 1):
-        config = settings(kit, photos, unlabeled=str(photos / "labeled.txt"), flip_p=0.5)
+        config = settings(kit, photos, unlabeled=str(photos / "copies.txt"), flip_p=0.5)
         config.seed = seed
         loader = views.semi_loader(config)
         batches = [next(loader) for _ in range(3)]
@@ -136,8 +140,37 @@ def test_a_labelled_list_without_a_label_is_named(kit, photos):
 
 def test_a_label_beyond_the_classes_is_named(kit, photos):
     label_map.write(photos / "labels/p1.png", np.full(SIZES[1], 21, np.uint8))
-    loader = views.supervised_loader(settings(kit, photos))
     with pytest.raises(ValueError, match=r"p1\.png: value 21"):
-        for _ in range(3):
-            next(loader)
-    loader.close()
+        views.supervised_loader(settings(kit, photos))
+
+
+def test_lists_are_checked_before_anything_is_trained(kit, photos):
+    (photos / "unlabeled.txt").write_text("photos/p3.png\nphotos/none.png\n")
+    with pytest.raises(FileNotFoundError, match=r"unlabeled\.txt, line 2: .*none\.png"):
+        views.semi_loader(settings(kit, photos))
+    (photos / "unlabeled.txt").write_text("photos/p3.png\nphotos/p1.png\n")
+    with pytest.raises(ValueError, match=r"unlabeled\.txt, line 2: .*p1\.png is also in"):
+        views.semi_loader(settings(kit, photos))
+    (photos / "unlabeled.txt").write_text("\n")
+    with pytest.raises(ValueError, match=r"unlabeled\.txt: names no photo"):
+        views.semi_loader(settings(kit, photos))
+
+
+def test_an_epoch_has_the_published_steps(kit, tmp_path):
+    """Published: 4 devices of 4 (VOC) or 2 (Cityscapes) unlabelled photos, or of 8 labelled."""
+    def config(photos, rows, accumulate, **more):
+        for name in ("labeled", "unlabeled"):
+            (tmp_path / f"{name}.txt").write_text("".join(f"{i}.jpg {i}.png\n"
+                                                          for i in range(photos)))
+        return kit.config(device_batch=rows, accumulate=accumulate, total_steps=0,
+                          data__labeled=str(tmp_path / "labeled.txt"),
+                          data__unlabeled=str(tmp_path / "unlabeled.txt"), **more)
+
+    groups = 4 // kit.devices
+    for photos, rows, want in ((10490, 4, 655), (10399, 4, 650), (9118, 4, 570), (2789, 2, 349),
+                               (1487, 2, 186), (19894, 2, 2487)):
+        assert views.epoch_steps(config(photos, rows, groups), unlabelled=True) == want
+    whole = views.with_total_steps(config(10490, 4, groups, total_epochs=60), unlabelled=True)
+    assert whole.total_steps == 39_300
+    assert views.epoch_steps(config(92, 8, groups, data__epoch_photos=3000), unlabelled=False) == 93
+    assert views.epoch_steps(config(2, 4, groups), unlabelled=True) == 1

@@ -55,7 +55,7 @@ def run(settings, weights_path, images, tags, out, *, save=("cams", "labels")) -
         config.choose(SUFFIXES, name, "--save")
     infer.check(settings.infer)
     paths = files.photo_paths(images)
-    names = classes.read_class_names(settings.classes)
+    names = classes.need_background(classes.read_class_names(settings.classes), "cam")
     tags_by_id = tag_files.read_tags(tags, names)
     for name in paths:
         if name not in tags_by_id:

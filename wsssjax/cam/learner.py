@@ -17,7 +17,8 @@ from wsssjax.models import registry
 
 def foreground_count(config) -> int:
     """How many classes beside the background `config.classes` names."""
-    return len(classes.read_class_names(config.classes)) - 1
+    names = classes.read_class_names(config.classes)
+    return len(classes.need_background(names, "config.classes")) - 1
 
 
 def optimizer(config, model) -> optax.GradientTransformation:

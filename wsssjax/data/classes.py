@@ -76,8 +76,9 @@ def check_class_names(names: list[str], path: str | os.PathLike) -> tuple[str, .
     return tuple(names)
 
 
-def need_background(class_names: tuple[str, ...], who: str) -> None:
-    """ValueError where class 0 is no background: image-level tags then have nothing to leave out.
+def need_background(class_names: tuple[str, ...], who: str) -> tuple[str, ...]:
+    """The same names; ValueError where class 0 is no background, which tags and label refinement
+    leave out.
 
     who: what needs it, for the message.
     """
@@ -85,6 +86,7 @@ def need_background(class_names: tuple[str, ...], who: str) -> None:
         raise ValueError(f"{who}: class 0 of these {len(class_names)} classes is "
                          f"{class_names[0]!r}, not {BACKGROUND_NAME!r}; name classes that have one,"
                          " such as voc or coco")
+    return class_names
 
 
 def unknown_class(name: str, class_names: tuple[str, ...]) -> str:

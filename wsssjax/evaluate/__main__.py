@@ -91,7 +91,8 @@ def parser() -> argparse.ArgumentParser:
     add("--metrics", default="miou", help=f"of {','.join(METRICS)} (default miou)")
     add("--context", metavar="DIR", help="folder of context label maps, for confusion")
     add("--context_classes", metavar="FILE", help="names of the context classes, 0 first")
-    add("--classes", default="voc", help="voc, coco, or a file of class names, background first")
+    add("--classes", default="voc", help="voc, coco, cityscapes, ade20k, or a "
+        "file of class names, background first")
     add("--absent", default="skip", help="classes in neither map: skip (default) or zero")
     add("--json", metavar="PATH", help="write the scores here")
     return p

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from wsssjax.core import cli, files, threads
 from wsssjax.data import label_map
-from wsssjax.data.classes import read_class_names
+from wsssjax.data.classes import need_background, read_class_names
 from wsssjax.refine import proposals, sam_merge
 
 WORDS = {"true": True, "false": False, "rule": None}
@@ -59,7 +59,8 @@ def run(*, method: str, labels: str, out: str, ids: str | Sequence[str] | None =
         raise ValueError(f"{labels}: holds no label map of {missing[0]!r} ({len(missing)} of "
                          f"{len(names)} ids missing)")
     METHODS[method](labels=labels, out=out, ids=names,
-                    num_classes=len(read_class_names(classes)), **options)
+                    num_classes=len(need_background(read_class_names(classes), "refine")),
+                    **options)
     return {"images": len(names), "method": method}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from wsssjax.core import cli, files, threads
 from wsssjax.core.constants import BACKGROUND
 from wsssjax.data import label_map
-from wsssjax.data.classes import read_class_names
+from wsssjax.data.classes import need_background, read_class_names
 from wsssjax.data.tags import read_tags
 from wsssjax.select import consensus, iou, quota, store
 
@@ -112,7 +112,7 @@ def run(*, first: str, second: str, out: str, quota_spec: str, pool: str = "seco
     _check(options)
     if classes_from == "tags" and not tags:
         raise ValueError("--classes_from=tags: needs --tags=CSV")
-    class_names = read_class_names(classes)
+    class_names = need_background(read_class_names(classes), "select")
     quota_k = quota.read_quota(quota_spec, class_names)
     names = pool_ids(first, second, pool, ids)
     lines = store.list_lines(names, files.photo_paths(images) if images else None,

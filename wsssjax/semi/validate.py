@@ -14,6 +14,7 @@ import numpy as np
 
 from wsssjax.core import metrics, parallel, threads
 from wsssjax.core.state import TrainState
+from wsssjax.data import lists
 from wsssjax.data.classes import read_class_names
 from wsssjax.data.sources import Listed
 from wsssjax.semi import predict, views
@@ -36,6 +37,8 @@ def prepare(config: Any, forward: Callable) -> Validation:
     """What `run` needs. forward: (variables, image_bhwc) → logits."""
     names = read_class_names(config.classes)
     lines = views.read_lines(config.data.val, labelled=True)
+    lists.check_lists(lines, [], config.data.root, len(names), config.classes,
+                      labeled_path=config.data.val, unlabeled_path="")
     return Validation(parallel.compile_forward(forward),
                       Listed(lines, config.data.root, num_classes=len(names)), names,
                       config.predict, config.data)

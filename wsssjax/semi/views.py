@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from wsssjax.core import parallel
-from wsssjax.data import transforms
+from wsssjax.data import lists, transforms
 from wsssjax.data.classes import read_class_names
 from wsssjax.data.loader import Joined, Loader
 from wsssjax.data.sources import Listed, list_lines
@@ -45,6 +45,7 @@ def unlabelled_transforms(data: Any) -> tuple:
 def semi_loader(config: Any) -> Joined:
     """Endless batches of as many labelled as unlabelled photos, each list in its own order."""
     data = config.data
+    _check(config, data.unlabeled)
     return Joined(
         labelled=_labelled(config),
         unlabelled=_loader(config, data.unlabeled, unlabelled_transforms(data), labelled=False),
@@ -53,7 +54,18 @@ def semi_loader(config: Any) -> Joined:
 
 def supervised_loader(config: Any) -> Joined:
     """Endless batches of labelled photos."""
+    _check(config, "")
     return Joined(labelled=_labelled(config))
+
+
+def _check(config: Any, unlabeled: str) -> None:
+    """ValueError for lists that a training would stumble over hours later, or learn wrongly."""
+    labeled = config.data.labeled
+    lists.check_lists(
+        read_lines(labeled, labelled=True),
+        read_lines(unlabeled, labelled=False) if unlabeled else [], config.data.root,
+        len(read_class_names(config.classes)), config.classes, labeled_path=labeled,
+        unlabeled_path=unlabeled)
 
 
 def epoch_steps(config: Any, *, unlabelled: bool) -> int:
