@@ -98,7 +98,7 @@ def test_fixmatch_is_its_definition(kit, freeze):
 def test_unimatch_v1_is_its_definition(kit, teacher):
     """At step 0 the teacher is the student; at step 2 it is not, and only one of them labels."""
     config, batch = sgd(kit, model__freeze_encoder=False, teacher=teacher), kit.batch(1)
-    config.conf_threshold = 0.3
+    config.optim.lr, config.conf_threshold = 0.3, 0.5
     rng = np.random.default_rng(3)
     drop = tuple(jnp.asarray(2.0 * (rng.random((4, 6)) < 0.5), jnp.float32) for _ in range(4))
     want = plain_losses(kit, config, kit.state(config, kit.model()).params, batch, drop)
