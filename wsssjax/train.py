@@ -53,7 +53,7 @@ def train(config, workdir) -> None:
         loader.set_state(position)
     first = int(state.step)
     _say_what_follows(config, method, state)
-    state = parallel.replicate(state)
+    state = parallel.replicate(state, backend=config.parallel)
 
     # Compile, on the first step; timed apart.
     step_fn = parallel.compile_step(method.step, backend=config.parallel)
@@ -159,10 +159,13 @@ def main(arguments: list[str]) -> None:
         raise ValueError(f"--redo={flags.redo}: {flags.config} is one training, not a recipe; "
                          "remove its workdir instead")
     workdir.mkdir(parents=True, exist_ok=True)
-    files.sweep(workdir)
-    _check_same_run(config, workdir)
+    writes = parallel.process()[0] == 0
+    if writes:
+        files.sweep(workdir)
+        _check_same_run(config, workdir)
     train(config, workdir)
-    print(f"weights: {workdir / 'weights.safetensors'}")
+    if writes:
+        print(f"weights: {workdir / 'weights.safetensors'}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import flax.serialization
 import jax
 import numpy as np
 
-from wsssjax.core import parallel
+from wsssjax.core import parallel, weights
 from wsssjax.core.state import TrainState
 
 KEEP = 2
@@ -88,4 +88,9 @@ def restore(folder: str | os.PathLike, state: TrainState):
     finally:
         manager.close()
     tree = jax.tree.map(np.asarray, loaded.state)
+    # Orbax hands over what lies on disk, whatever size it has.
+    report = weights.compare(want, weights.flatten(tree))
+    if any(report):
+        raise ValueError(f"{folder / str(step)}: the checkpoint of another network; "
+                         f"{report.text()}; use another --workdir")
     return flax.serialization.from_state_dict(state, tree), loaded.loader["position"]

@@ -21,14 +21,20 @@ AXIS = "devices"
 
 
 def start() -> None:
-    """Compilation cache on; joins the other hosts where the cluster's environment asks for it."""
+    """Compilation cache on; joins the other hosts where the cluster's environment asks for it.
+
+    JAX_COORDINATOR_ADDRESS asks; JAX_NUM_PROCESSES and JAX_PROCESS_ID tell what no cluster manager
+    that jax knows (Slurm, Open MPI, Kubernetes, TPU pods) can tell.
+    """
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "wsssjax", "xla")
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     if os.environ.get("JAX_COORDINATOR_ADDRESS") and not jax.distributed.is_initialized():
-        jax.distributed.initialize()
+        known = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+        jax.distributed.initialize(
+            **{name: int(os.environ[key]) for name, key in known.items() if key in os.environ})
 
 
 def device_count() -> int:
@@ -70,10 +76,14 @@ def _mesh(devices: int | None, every_host: bool) -> Mesh:
     return Mesh(np.array(found[:devices]), (AXIS,))
 
 
-def replicate(tree, *, devices: int | None = None):
-    """The tree un-stacked on every device; always a copy, so that a donated step may eat it."""
-    sharding = NamedSharding(_mesh(devices, every_host=False), P())
-    return jax.tree.map(lambda x: jax.device_put(np.array(x), sharding), tree)
+def replicate(tree, *, backend: str = "pmap", devices: int | None = None):
+    """The tree un-stacked on every device; always a copy, so that a donated step may eat it.
+
+    backend: of the step that it is for; shard_map's devices are those of all hosts.
+    """
+    sharding = NamedSharding(_mesh(devices, every_host=backend == "shard_map"), P())
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.array(x)), tree)
 
 
 def to_host(tree):
@@ -144,6 +154,9 @@ def _with_key(step):
 
 
 def _pmap(one_device, devices):
+    if jax.process_count() > 1:
+        raise ValueError("config.parallel 'pmap' trains on one host; on several take "
+                         "--config.parallel=shard_map")
     local = jax.local_devices()[:devices]
     mapped = jax.pmap(one_device, axis_name=AXIS, devices=local, in_axes=(None, 0, None),
                       out_axes=(None, None), donate_argnums=0)

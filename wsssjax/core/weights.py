@@ -35,6 +35,18 @@ class Report(NamedTuple):
     unused: tuple[str, ...]
     misshaped: tuple[tuple[str, str, str], ...]
 
+    def text(self) -> str:
+        """All faults in one line, the first names of each kind."""
+        faults = []
+        if self.missing:
+            faults.append(f"missing {listed(self.missing)}{_nearest(self.missing, self.unused)}")
+        if self.unused:
+            faults.append(f"left over {listed(self.unused)}")
+        if self.misshaped:
+            faults.append("of another shape " + listed(
+                [f"{name} (want {want}, found {found})" for name, want, found in self.misshaped]))
+        return "; ".join(faults)
+
 
 def flatten(variables: Any) -> dict[str, Any]:
     """{"params/a/b": leaf} of a tree, in the order of the names."""
@@ -146,16 +158,9 @@ def restore(variables: Any, flat: Mapping[str, Any], *, allow_missing: Sequence[
     report = compare(variables, flat)
     missing = _without(report.missing, allow_missing)
     unused = _without(report.unused, allow_unused)
-    faults = []
-    if missing:
-        faults.append(f"missing {listed(missing)}{_nearest(missing, report.unused)}")
-    if unused:
-        faults.append(f"left over {listed(unused)}")
-    if report.misshaped:
-        faults.append("of another shape " + listed(
-            [f"{name} (want {want}, found {found})" for name, want, found in report.misshaped]))
-    if faults:
-        raise ValueError("weights do not fit the network: " + "; ".join(faults))
+    faults = Report(tuple(missing), tuple(unused), report.misshaped)
+    if any(faults):
+        raise ValueError(f"weights do not fit the network: {faults.text()}")
 
     def pick(path, leaf):
         name = path_name(path)

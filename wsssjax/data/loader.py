@@ -32,8 +32,8 @@ class Loader:
     """Endless batches: dicts of stacked arrays, `name` a list of str. Call `close` after use.
 
     Each epoch goes through all examples in a new order; the last, incomplete batch of an epoch is
-    filled from the next one, so batches are always full. With several processes the examples of a
-    step are dealt out round robin: together they are the same as one process would take.
+    filled from the next one, so batches are always full. With several processes each takes its
+    block of a step's examples: one after the other they are what one process would take.
     """
 
     def __init__(
@@ -184,9 +184,8 @@ class _Stream:
         return ENDLESS
 
     def __getitem__(self, index: int) -> dict:
-        first = self.start + index * self.batch * self.process_count + self.process_index
-        places = range(first, first + self.batch * self.process_count, self.process_count)
-        return stack([self._example(place) for place in places])
+        first = self.start + (index * self.process_count + self.process_index) * self.batch
+        return stack([self._example(place) for place in range(first, first + self.batch)])
 
     def _example(self, place: int) -> dict:
         epoch, step = divmod(place, len(self.source))
