@@ -41,6 +41,22 @@ def count(module):
     return sum(x.numel() for x in module.state_dict().values())
 
 
+@pytest.mark.parametrize("size, crop", [("small", 518), ("base", 84), ("large", 56)])
+def test_counted_operations_are_torchs(reference, size, crop):
+    """The bench of the training step counts them by formulas; torch counts the calls it makes."""
+    from torch.utils.flop_counter import FlopCounterMode
+    bench = load(TOOL.with_name("train_step.py"))
+    model = build_meta(reference, size, bench.CLASSES, attention="eager")
+    image = torch.zeros(1, 3, crop, crop, device="meta")
+    with FlopCounterMode(display=False) as encoder:
+        maps = model.encoder(image)
+    with FlopCounterMode(display=False) as head:
+        model.decode(maps, (crop, crop))
+    own = reference.SIZES[size]
+    assert bench.encoder_flops(own.width, own.depth, crop) == encoder.get_total_flops()
+    assert bench.head_flops(own.width, own.head_width, own.channels, crop) == head.get_total_flops()
+
+
 # --------------------------------------------------------------------------- weights and names
 
 
