@@ -8,7 +8,7 @@ import time
 import jax
 
 from wsssjax.cam import cam, eps
-from wsssjax.core import checkpoint, cli, files, logs, parallel, scores
+from wsssjax.core import checkpoint, cli, files, parallel, record
 from wsssjax.core import config as configs
 from wsssjax.core.progress import Progress
 from wsssjax.semi import fixmatch, supervised, unimatch, unimatch_v2
@@ -57,44 +57,32 @@ def train(config, workdir) -> None:
 
     # Compile, on the first step; timed apart.
     step_fn = parallel.compile_step(method.step, backend=config.parallel)
-    writes = parallel.process()[0] == 0
-    log = logs.MetricsLog(workdir, first, tensorboard=config.tensorboard) if writes else None
-    best = scores.Best(workdir, first) if writes and method.validate else None
-    sums: dict[str, list[float]] = {}
+    notes = record.Record(workdir, first, tensorboard=config.tensorboard,
+                          scored=method.validate is not None)
     clock = time.monotonic()
     with Progress(method.total_steps, config.method, done=first, unit="steps") as progress:
         for step in range(first + 1, method.total_steps + 1):
             batch = next(loader)
             batch.pop("name", None)
             state, metrics = step_fn(state, batch, step_key)
-            for name, value in metrics.items():
-                sums.setdefault(f"train/{name}", []).append(value)
+            notes.add(metrics)
             progress.advance()
 
             last = step == method.total_steps
-            if step == first + 1 and writes:
+            if step == first + 1:
                 _write_hardware(workdir, config, method, state, time.monotonic() - clock)
             if last or step % config.log_steps == 0:
-                means = logs.means(step, sums)  # stops every host where a loss is not finite
-                sums = {}
-                if writes:
-                    log.write(step, means)
+                notes.write(step)
             if method.validate and (last or step % method.eval_steps == 0):
-                found = method.validate(state)
-                if writes:
-                    log.write(step, scores.flat(found))
-                    best.add(step, step / method.eval_steps * config.eval_epochs, found, state)
+                epoch = step / method.eval_steps * config.eval_epochs
+                notes.score(step, epoch, method.validate(state), state)
             # Log, then save: a restart drops the lines after the checkpoint it starts from.
             if last or step % config.save_steps == 0:
                 checkpoint.save(workdir / "checkpoints", state, loader.get_state())
     loader.close()
 
     # Export.
-    if writes:
-        log.close()
-        scores.export(workdir, state)
-        if best:
-            print(best.table())
+    notes.finish(state)
 
 
 def _say_what_follows(config, method, state) -> None:
@@ -118,6 +106,8 @@ def _check_steps(config) -> None:
 
 def _write_hardware(workdir: pathlib.Path, config, method, state, first_step_s: float) -> None:
     """What results depend on beside the config, and what compiling cost."""
+    if parallel.process()[0]:
+        return
     files.write_json(workdir / "hardware.json", {
         "devices": parallel.device_count(), "hosts": parallel.process()[1],
         "device_batch": config.device_batch, "total_steps": method.total_steps,
