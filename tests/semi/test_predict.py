@@ -95,3 +95,54 @@ def test_mirrored_photos_give_mirrored_logits():
     pair = [("a", image), ("b", np.ascontiguousarray(image[:, ::-1]))]
     got = dict(predict.photo_logits(pair, lambda x: np.tanh(x), Settings, Settings))
     np.testing.assert_allclose(got["a"][:, ::-1], got["b"], atol=1e-5)
+
+
+class Windows(Settings):
+    mode, window, batch = "sliding_window", 28, 4
+
+
+@pytest.mark.parametrize("side, window, want", [
+    (1024, 798, [0, 226]), (2048, 798, [0, 532, 1064, 1250]), (798, 798, [0]), (799, 798, [0, 1]),
+    (40, 28, [0, 12]), (64, 28, [0, 18, 36])])
+def test_window_starts(side, window, want):
+    assert predict.window_starts(side, window) == want
+
+
+def test_sliding_windows_add_up_the_softmax_of_each():
+    """Brute force, photo by photo and window by window, with a network that looks around."""
+    weight = np.random.default_rng(1).normal(size=(3, 5)).astype(np.float32)
+
+    def forward(image_bhwc):  # scores depend on the whole window, so each window differs
+        assert image_bhwc.shape == (4, 28, 28, 3)
+        return image_bhwc @ weight + image_bhwc.mean((1, 2))[:, None, None] @ weight
+
+    items = noise([(28, 28), (40, 64), (33, 30)])
+    got = dict(predict.photo_logits(items, forward, Windows, Windows))
+    for name, image in items:
+        x = predict.normalise(image, Windows.mean, Windows.std)
+        h, w = image.shape[:2]
+        want = np.zeros((h, w, 5))
+        for top in predict.window_starts(h, 28):
+            for left in predict.window_starts(w, 28):
+                part = x[top : top + 28, left : left + 28]
+                z = np.exp((part @ weight + part.mean((0, 1)) @ weight).astype(np.float64))
+                want[top : top + 28, left : left + 28] += z / z.sum(-1, keepdims=True)
+        np.testing.assert_allclose(got[name], want, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings, size, message", [
+    (Settings, (13, 200), "photo 'p0': 13 x 200 pixels is smaller than one cell of the"),
+    (Windows, (28, 27), "photo 'p0': 28 x 27 pixels is smaller than one sliding window, 28"),
+])
+def test_too_small_photos_are_named(settings, size, message):
+    with pytest.raises(ValueError) as error:
+        list(predict.photo_logits(noise([size]), lambda x: x, settings, settings))
+    assert message in str(error.value)
+
+
+def test_unknown_mode():
+    class wrong(Settings):
+        mode = "center_crop"
+
+    with pytest.raises(ValueError, match="config.predict.mode 'center_crop' is unknown"):
+        list(predict.photo_logits(noise([(20, 20)]), lambda x: x, wrong, wrong))
