@@ -159,7 +159,7 @@ def test_bfloat16_is_near_and_a_frozen_encoder_stored_in_it_is_the_same_to_the_b
 
 @pytest.mark.parametrize("changes, message", [
     ({"positions": "ofset"}, "config.model.vit.positions 'ofset' is unknown; did you mean"),
-    ({"attention": "flash"}, "config.model.vit.attention 'flash': want one of auto, loop, xla, cudnn"),
+    ({"attention": "flash"}, "config.model.vit.attention 'flash': want one of auto, loop, xla, cu"),
 ])
 def test_unknown_names(changes, message):
     with pytest.raises(ValueError) as error:
