@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from wsssjax.core import config as configs
 from wsssjax.core import files, logs, weights
 from wsssjax.data import label_map
 from wsssjax.evaluate import __main__ as evaluate
+from wsssjax.report import __main__ as report
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = str(ROOT / "configs/semi_voc_unimatch_v2.py")
@@ -106,6 +108,16 @@ def test_scores_are_those_of_the_weights_beside_them(photos, whole, tmp_path):
             assert kept["iou"].keys() == again["iou"].keys() and len(kept["iou"]) == 21
             row = logged[kept["step"]]
             assert row[f"val/miou{suffix}"] == kept["miou"]
+    page = report.run(workdir).read_text()
+    table = page[page.index('<table id="table-validation">'):]
+    cells = re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", table[: table.index("</table>")])
+    for who in ("student", "teacher"):
+        for which in ("best", "last"):
+            kept = scores[who][which]
+            row = [f"{kept['epoch']:g}", str(kept["step"]), f"{100 * kept['miou']:.1f}"]
+            first = next(i for i, c in enumerate(cells)
+                         if c.startswith(who) and cells[i + 1].startswith(which))
+            assert cells[first + 2 : first + 5] == row
     assert "state parameters" in out and "12 steps of 2 photos of each list (1 devices" in out
 
 

@@ -32,6 +32,7 @@ def make(run: Run) -> str:
         headline=_headline(results),
         steps=_steps(run),
         tables={table.key: table for table in tables.build(results)},
+        validation=tables.validation(run.scores),
         label_classes=tables.per_class(results, "labels", "label_classes",
                                        "Pseudo-labels by class"),
         arm_classes=tables.per_class(results, "arms", "arm_classes", "Segmenters by class"),

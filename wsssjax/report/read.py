@@ -29,6 +29,8 @@ _RESULTS = {
 }
 _GALLERY = {"image_root": _TEXT, "truth_root": _TEXT, "best": "a list of names",
             "worst": "a list of names", "borderline": "a list of names"}
+_EVALUATED = {"*": {"miou": _NUMBER, "iou": _SCORES, "step": _NUMBER, "epoch": _NUMBER}}
+_VALIDATION = {"student": _EVALUATED, "teacher": _EVALUATED}
 _MANIFEST = {"inputs": {}, "device_batch": _NUMBER, "wall_s": _NUMBER, "id_count": _NUMBER}
 _LARGEST = 1e30  # what a chart can still draw
 _PAIR_COLUMNS = {
@@ -56,6 +58,7 @@ class Run:
     config: dict | None
     steps: tuple[Step, ...]
     gallery: dict
+    scores: dict  # of a single training: student and teacher, best and last
     pairs: dict[str, dict]  # by image id: iou of its two labels, rank, selected
 
 
@@ -82,7 +85,8 @@ def read_run(folder) -> Run:
         if not name or "/" in name or "\\" in name or "\0" in name:
             raise ValueError(f"{folder / 'evaluate' / 'gallery.json'}: {name!r} is no image id; "
                              "want a file name without folder and suffix")
-    return Run(folder, results, own.config, tuple(_in_order(steps)), gallery,
+    scores = _read_object(folder / "scores.json", _VALIDATION) or {}
+    return Run(folder, results, own.config, tuple(_in_order(steps)), gallery, scores,
                _read_pairs(folder / "select" / "selection.parquet"))
 
 

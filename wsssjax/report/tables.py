@@ -53,6 +53,23 @@ def in_order(entries: dict) -> dict:
     return {name: entries[name] for name in (*ARMS, *entries) if name in entries}
 
 
+def validation(scores: dict) -> Table | None:
+    """Best and last evaluation of a training's student and teacher on its validation list."""
+    rows = []
+    for who, title in (("student", "student"), ("teacher", "teacher (EMA)")):
+        for which, how in (("best", "best epoch, chosen on this list"), ("last", "last epoch")):
+            found = (scores.get(who) or {}).get(which)
+            if found:
+                epoch = found.get("epoch")
+                rows.append((title, how, "–" if epoch is None else f"{epoch:g}",
+                             count(found.get("step")), percent(found.get("miou"))))
+    if not rows:
+        return None
+    return Table("validation", "Validation while training",
+                 ("model", "which", "epoch", "step", "mIoU"), tuple(rows),
+                 "Published numbers of UniMatch V2 are the teacher's best epoch.", heads=2)
+
+
 def build(results: dict) -> list[Table]:
     """Every table that `results` has numbers for, in reading order."""
     tables = (labels(results), context(results), saliency(results), selection(results),
