@@ -185,7 +185,8 @@ def measure(job: dict) -> dict:
         cpu.append(time.process_time() - start_cpu)
     growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - start_bytes
     usual = float(np.median(seconds))
-    return job | {"seconds": seconds, "cpu": cpu[WARM_UP:], "compile_s": max(sum(warm) - len(warm) * usual, 0.0),
+    compile_s = max(sum(warm) - len(warm) * usual, 0.0)
+    return job | {"seconds": seconds, "cpu": cpu[WARM_UP:], "compile_s": compile_s,
                   "memory": peak() or growth, "growth": growth, "losses": losses}
 
 
