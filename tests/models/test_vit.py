@@ -75,6 +75,7 @@ def test_taps_match_transformers(tmp_path_factory, size, registers, side):
         got = np.asarray(aux[f"tap{i}"])
         assert got.shape == (1, side[0] // 14, side[1] // 14, size.width)
         error = np.abs(got.reshape(tap.shape) - tap).max() / np.abs(tap).max()
+        print(f"{side}, tap {i}: relative error {error:.1e}")
         assert error < 1e-5, (i, error)
 
 

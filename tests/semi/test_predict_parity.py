@@ -71,6 +71,7 @@ def test_logits_equal_torch(world):
         assert got.dtype == np.float32 and got.shape == (h, w, 21)
         assert want.std((0, 1)).min() > 0.05, "logits must vary over the photo"
         error = np.abs(got - want).max() / np.abs(want).max()
+        print(f"{name}: relative error {error:.1e}")
         assert error < 1e-4, (name, error)  # asked for: 1e-3
         assert (got.argmax(-1) == want.argmax(-1)).mean() > 0.999
 
