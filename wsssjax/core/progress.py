@@ -48,11 +48,12 @@ class Progress:
             self._log()
 
     def note(self) -> str:
-        """`12.3 images/s, 0:42 left`, from what this process itself has done."""
+        """`12.3 images/s, 0:42 left`, or `8.1 s each, 9:30 left`, of this process's own work."""
         elapsed = max(time.monotonic() - self.start, 1e-9)
         rate = (self.done - self.first) / elapsed
         left = _clock((self.total - self.done) / rate) if rate > 0 else "?"
-        return f"{rate:.1f} {self.unit}/s, {left} left"
+        pace = f"{rate:.1f} {self.unit}/s" if rate >= 1 or not rate else f"{1 / rate:.1f} s each"
+        return f"{pace}, {left} left"
 
     def _log(self):
         self.told = time.monotonic()
