@@ -96,3 +96,45 @@ def test_uniform_differs_between_parameters():
     other = layers.TorchConv(8, 3).init(jax.random.key(1), jnp.zeros((1, 4, 4, 8)))["params"]
     assert (params["kernel"].ravel()[:8] != params["bias"]).all()
     assert (params["kernel"] != other["kernel"]).mean() > 0.99
+
+
+@pytest.mark.parametrize("size, dtype", [
+    ((120, 121), "float32"), ((131, 127), "float32"), ((299, 300), "float32"),
+    ((24, 601), "float32"), ((121, 120), "bfloat16"),
+], ids=str)
+def test_own_gradient_of_a_wide_convolution_is_the_convolutions(size, dtype):
+    """Chunks that divide the rows and that do not, one row a chunk, several images."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, *size, 5)), dtype)
+    kernel = jnp.asarray(rng.standard_normal((3, 3, 5, 7)), dtype)
+    weight = jnp.asarray(rng.standard_normal((2, *size, 7)), dtype)
+
+    def grads(function):
+        loss = lambda x, k: (function(x, k) * weight).astype(jnp.float32).sum()  # noqa: E731
+        return jax.jit(jax.value_and_grad(loss, (0, 1)))(x, kernel)
+
+    def plain(x, k):
+        return jax.lax.conv_general_dilated(x, k, (1, 1), ((1, 1), (1, 1)),
+                                            dimension_numbers=layers.DIMENSIONS)
+
+    assert np.prod(size) >= layers.WIDE_PIXELS
+    (value, got), (want_value, want) = grads(layers.conv), grads(plain)
+    tolerance = 1e-4 if dtype == "float32" else 0.05
+    np.testing.assert_allclose(value, want_value, rtol=tolerance)
+    for g, w in zip(got, want, strict=True):
+        assert g.dtype == w.dtype == dtype
+        top = np.abs(w.astype(np.float32)).max()
+        np.testing.assert_allclose(g.astype(np.float32) / top, w.astype(np.float32) / top,
+                                   atol=2e-6 if dtype == "float32" else 0.02)
+
+
+def test_gelu_and_its_gradient():
+    x = jnp.concatenate([jnp.linspace(-9, 9, 4001), jnp.asarray([0.0, -0.0, 60.0, -60.0])])
+    want, slope = jax.vmap(jax.value_and_grad(lambda v: jax.nn.gelu(v, approximate=False)))(x)
+    got, got_slope = jax.vmap(jax.value_and_grad(layers.gelu))(x)
+    # jax takes erfc, torch and we 1 + erf: rounded at 1, that is 6e-8 times |x| of up to 9 apart
+    np.testing.assert_allclose(got, want, atol=6e-7)
+    np.testing.assert_allclose(got_slope, slope, atol=6e-7)
+    half = layers.gelu(x.astype(jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(np.float32), want, rtol=0.02, atol=0.02)

@@ -147,15 +147,20 @@ def test_fixmatch_is_unimatch_v2_of_one_view_without_dropout(kit):
 
 
 @pytest.mark.parametrize("method", [unimatch_v2, fixmatch, unimatch, supervised])
-@pytest.mark.parametrize("freeze", [False, True])
-def test_two_groups_on_one_device_are_two_devices(kit, method, freeze):
-    """Draws, CutMix partners, divisors and all: the published batch on fewer devices."""
+@pytest.mark.parametrize("freeze, loop", [(False, False), (True, False), (False, True)])
+def test_two_groups_on_one_device_are_two_devices(kit, monkeypatch, method, freeze, loop):
+    """Draws, CutMix partners, divisors and all: the published batch on fewer devices.
+
+    loop: as accelerators go through the groups; a CPU has them one after the other.
+    """
     halves = [kit.batch(s) for s in (0, 1)]
     halves[1]["valid"][:, 3:] = False  # unequal counts: a mean over all pixels would differ
     halves[1]["label"][:, 3:] = 255
     batch = {k: np.concatenate([h[k] for h in halves]) for k in halves[0]}
     many, metrics_2, start = run(kit, method, sgd(kit, model__freeze_encoder=freeze), batch,
                                  devices=2, steps=2)
+    if loop:
+        monkeypatch.setattr(parallel, "on_cpu", lambda: False)
     few, metrics_1, _ = run(kit, method, sgd(kit, model__freeze_encoder=freeze, accumulate=2),
                             batch, devices=1, steps=2)
     for name in metrics_2:

@@ -84,10 +84,11 @@ def resize_pillow(image_hwc, size: tuple[int, int], method: str = "bilinear", *,
     return x
 
 
-# ---- bilinear: gather and lerp forward, matrices backward --------------------------------------
-# On a CPU a gather is four times faster than a matrix product forward, and its transpose, a
-# scatter, twice slower than the matrix product backward. [8, 32, 32, 21] to 256 x 256 on two
-# cores: 9 against 33 ms forward; the backward pass of the product costs a quarter of a scatter's.
+# ---- bilinear: gathers forward and backward ----------------------------------------------------
+# On a CPU a gather is four times faster than a matrix product, and the scatter that is its
+# transpose far slower than either. So the gradient gathers too: each input sample knows the few
+# outputs it went into. [2, 148, 148, 64] to 296 x 296 on two cores, backward: 1.4 ms against 39 ms
+# by matrices; [8, 32, 32, 21] to 256 x 256 forward: 9 ms against 33.
 
 
 @functools.lru_cache(maxsize=512)
@@ -125,6 +126,20 @@ def _bilinear(x, size, axes, rule):
     return _bilinear_core(x, tuple(map(int, size)), axes, lengths, rule)
 
 
+@functools.lru_cache(maxsize=512)
+def _transposed_taps(n: int, m: int, rule: str) -> tuple[np.ndarray, np.ndarray]:
+    """For each of n input samples the outputs it went into and their weights: both [n, taps]."""
+    matrix_nm = bilinear_matrix(n, m, rule).T
+    first = (matrix_nm != 0).argmax(1)
+    last = m - 1 - (matrix_nm[:, ::-1] != 0).argmax(1)
+    used = (matrix_nm != 0).any(1)
+    taps = int((last - first + 1)[used].max())
+    index = first[:, None] + np.arange(taps)
+    inside = index < m
+    index = np.minimum(index, m - 1)
+    return index, np.take_along_axis(matrix_nm, index, 1) * inside
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def _bilinear_core(x, size, axes, lengths, rule):
     for axis, n, m in zip(axes, lengths, size, strict=True):
@@ -143,7 +158,12 @@ def _bilinear_forward(x, size, axes, lengths, rule):
 def _bilinear_backward(size, axes, lengths, rule, _, grad):
     for axis, n, m in zip(axes, lengths, size, strict=True):
         if n != m:
-            grad = _along(jnp.asarray(bilinear_matrix(n, m, rule).T, grad.dtype), grad, axis)
+            index, weight = _transposed_taps(n, m, rule)
+            total = 0
+            for i, w in zip(index.T, weight.T, strict=True):
+                w = jnp.asarray(w, grad.dtype).reshape(_column(grad.ndim, axis))
+                total = total + jnp.take(grad, i, axis=axis) * w
+            grad = total
     return (grad,)
 
 

@@ -1,7 +1,8 @@
 """Building blocks that several networks share, each in the form that runs fastest where it runs.
 
-On a CPU, XLA runs grouped convolutions ten times slower than the multiply-adds they stand for, and
-the gradient of a 1x1 convolution up to seven times slower than that of a plain matrix product.
+On a CPU, XLA runs grouped convolutions ten times slower than the multiply-adds they stand for, the
+gradient of a 1x1 convolution up to seven times slower than that of a plain matrix product, and the
+kernel's gradient of a wide 3x3 convolution on one core.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+WIDE_PIXELS = 120 * 120  # from here on a 3x3 convolution's kernel gradient is our own on a CPU
+CHUNK_PIXELS = 600  # of one product in it: what stays in the cache
 
 
 def on_channels(vector_d, dtype=None):
@@ -67,6 +70,29 @@ def he_uniform(fan_in: int):
     return uniform((6 / fan_in) ** 0.5)
 
 
+# ---- activations -------------------------------------------------------------------------------
+
+
+@jax.custom_vjp
+def gelu(x):
+    """x Φ(x) with the exact normal distribution by erf, as torch has it; in the dtype of x.
+
+    The forward pass keeps the derivative instead of x and erf: half the memory, and a gradient
+    four times as fast on a CPU.
+    """
+    return _gelu_forward(x)[0]
+
+
+def _gelu_forward(x):
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    below = 0.5 * (1.0 + lax.erf(wide * 0.5**0.5))
+    density = jnp.exp(-0.5 * wide * wide) * (2 * math.pi) ** -0.5
+    return (wide * below).astype(x.dtype), (below + wide * density).astype(x.dtype)
+
+
+gelu.defvjp(_gelu_forward, lambda slope, grad: (slope * grad,))
+
+
 # ---- convolutions ------------------------------------------------------------------------------
 
 
@@ -74,6 +100,60 @@ def pointwise(x_bhwc, kernel_cd):
     """A 1x1 convolution as one flat matrix product."""
     b, h, w, c = x_bhwc.shape
     return (x_bhwc.reshape(b * h * w, c) @ kernel_cd).reshape(b, h, w, -1)
+
+
+def conv(x_bhwc, kernel_kkcd, stride: int = 1):
+    """A convolution with half a kernel (floor) of zeros around, whatever the stride."""
+    k = kernel_kkcd.shape[0]
+    wide = math.prod(x_bhwc.shape[1:3]) >= WIDE_PIXELS
+    if k == 3 and stride == 1 and wide and jax.default_backend() == "cpu":
+        return _conv3(x_bhwc, kernel_kkcd)
+    # explicit, because "SAME" would pad a stride-2 layer on one side only
+    return lax.conv_general_dilated(x_bhwc, kernel_kkcd, (stride,) * 2, ((k // 2, k // 2),) * 2,
+                                    dimension_numbers=DIMENSIONS)
+
+
+@jax.custom_vjp
+def _conv3(x, kernel):
+    return lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)),
+                                    dimension_numbers=DIMENSIONS)
+
+
+def _conv3_forward(x, kernel):
+    return _conv3(x, kernel), (x, kernel)
+
+
+def _conv3_backward(saved, grad):
+    """The kernel's gradient as matrix products over a few rows of one image at a time.
+
+    4 images of 296 x 296 pixels on two cores: with 64 channels 0.20 s against 0.60 s of XLA's own
+    (one core), with 128 channels 0.55 s against 2.5 s.
+    """
+    x, kernel = saved
+    b, h, w, c = x.shape
+    d = grad.shape[-1]
+    grad_x = _conv3(grad, kernel[::-1, ::-1].transpose(0, 1, 3, 2))
+    rows = max(1, CHUNK_PIXELS // w)
+    parts = -(-h // rows)
+    more = parts * rows - h
+    x = jnp.pad(x, ((0, 0), (1, 1 + more), (1, 1), (0, 0)))
+    grad = jnp.pad(grad, ((0, 0), (0, more), (0, 0), (0, 0)))
+
+    def add(total, index):
+        image, top = index // parts, index % parts * rows
+        pixels = lax.dynamic_slice(x, (image, top, 0, 0), (1, rows + 2, w + 2, c))[0]
+        g = lax.dynamic_slice(grad, (image, top, 0, 0), (1, rows, w, d)).reshape(-1, d)
+        windows = [pixels[i : i + rows, j : j + w].reshape(-1, c) for i in range(3)
+                   for j in range(3)]
+        product = jnp.matmul(jnp.concatenate(windows, -1).T, g, preferred_element_type=total.dtype)
+        return total + product, None
+
+    start = jnp.zeros((9 * c, d), jnp.promote_types(kernel.dtype, jnp.float32))
+    total, _ = lax.scan(add, start, jnp.arange(b * parts))
+    return grad_x, total.reshape(kernel.shape).astype(kernel.dtype)
+
+
+_conv3.defvjp(_conv3_forward, _conv3_backward)
 
 
 class TorchConv(nn.Module):
@@ -94,10 +174,7 @@ class TorchConv(nn.Module):
         if self.size == self.stride == 1:
             y = pointwise(x, kernel[0, 0])
         else:
-            # explicit, because "SAME" would pad a stride-2 layer on one side only
-            pad = ((self.size // 2, self.size // 2),) * 2
-            y = lax.conv_general_dilated(x, kernel, (self.stride,) * 2, pad,
-                                         dimension_numbers=DIMENSIONS)
+            y = conv(x, kernel, self.stride)
         if self.bias:
             y = y + on_channels(self.param("bias", init, (self.features,)), self.dtype)
         return y

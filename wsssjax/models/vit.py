@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from wsssjax.core.config import choose
 from wsssjax.core.resize import resize_bicubic
-from wsssjax.models.layers import normal
+from wsssjax.models.layers import gelu, normal
 
 PATCH = 14  # pixels
 GRID = 37  # side of the stored position table: pretraining ended on 518 pixels
@@ -142,7 +142,7 @@ class Mlp(nn.Module):
         d = x_bnd.shape[-1]
         if not self.swiglu:
             x = Linear(4 * d, self.dtype, name="fc1")(x_bnd)
-            return Linear(d, self.dtype, name="fc2")(nn.gelu(x, approximate=False))
+            return Linear(d, self.dtype, name="fc2")(gelu(x))
         hidden = -(-(4 * d * 2 // 3) // 8) * 8  # two thirds of 4 d, up to a multiple of 8
         gate, value = jnp.split(Linear(2 * hidden, self.dtype, name="w12")(x_bnd), 2, axis=-1)
         return Linear(d, self.dtype, name="w3")(nn.silu(gate) * value)

@@ -119,6 +119,11 @@ def descend(
 def _over_groups(one: Callable, batch: dict, groups: int):
     """The mean of `one(index, rows)` over the groups that a device's rows are cut into."""
     cut = jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), batch)
+    if parallel.on_cpu():
+        # In a loop XLA computes the gradient of a convolution's kernel up to 150 times slower
+        # there (148 x 148 pixels, 64 channels: 5 s instead of 32 ms).
+        found = [one(i, jax.tree.map(lambda x, i=i: x[i], cut)) for i in range(groups)]
+        return jax.tree.map(lambda *xs: sum(xs) / groups, *found)
     shapes = jax.eval_shape(one, 0, jax.tree.map(lambda x: x[0], cut))
     zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
