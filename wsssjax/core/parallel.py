@@ -52,6 +52,16 @@ def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
+def flash_attention() -> bool:
+    """True where cuDNN's flash kernel runs: NVIDIA GPUs from Ampere (compute capability 8.0) on."""
+    if jax.default_backend() != "gpu":
+        return False
+    try:
+        return float(jax.local_devices()[0].compute_capability) >= 8.0
+    except (AttributeError, ValueError):  # a GPU of another maker
+        return False
+
+
 def mean(tree):
     """Mean over the devices; inside a step only."""
     return jax.lax.pmean(tree, AXIS)

@@ -20,6 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from wsssjax.core import parallel
 from wsssjax.core.config import choose
 from wsssjax.core.resize import resize_bicubic
 from wsssjax.models.layers import gelu, normal
@@ -111,9 +112,9 @@ class Attention(nn.Module):
                              f"{', '.join(ATTENTIONS)}")
         if self.kind != "auto":
             return self.kind
-        if jax.default_backend() == "cpu":
+        if parallel.on_cpu():
             return "loop"
-        flash = jax.default_backend() == "gpu" and self.dtype == jnp.bfloat16
+        flash = self.dtype == jnp.bfloat16 and parallel.flash_attention()
         return "cudnn" if flash else "xla"
 
 
