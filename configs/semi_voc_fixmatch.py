@@ -5,7 +5,8 @@
         --config.data.labeled=splits/92/labeled.txt \\
         --config.data.unlabeled=splits/92/unlabeled.txt --config.data.val=splits/val.txt
 
-Published (mIoU of the EMA teacher on val, best / last epoch, one run each; 10 hours on 4 A100):
+Published (mIoU of the EMA teacher on val, best / last epoch, one run each; 10 hours on 4 A100;
+nothing for the other sizes):
 
     labels        92            183           366           732           1464
     base      83.8 / 83.7   87.4 / 87.4   88.2 / 87.8   89.9 / 89.8   90.2 / 90.1

@@ -1,10 +1,12 @@
 """The segmenter of the paper: selected pseudo-labels, the rest unlabelled, frozen DINOv2-Base.
 
-    python -m wsssjax.select --first=bao --second=mars_sam --quota=voc/1464 \\
-        --images=VOCdevkit/VOC2012/JPEGImages --out=selection
+    python -m wsssjax.select --first=bao --second=$PWD/mars_sam --quota=voc/1464 \\
+        --images=$PWD/VOCdevkit/VOC2012/JPEGImages --out=selection
     python -m wsssjax.train --config=configs/semi_voc_selected.py:base --workdir=runs/paper \\
         --config.model.encoder_weights=dinov2_b --config.data.labeled=selection/labeled.txt \\
-        --config.data.unlabeled=selection/unlabeled.txt --config.data.val=splits/val.txt
+        --config.data.unlabeled=selection/unlabeled.txt \\
+        --config.data.root=VOCdevkit/VOC2012 --config.data.val=splits/val.txt
+Whole paths ($PWD) in the selection's lists let splits/val.txt count from data.root.
 
 Fujimori, Oono, Shishibori, Selecting high-quality pseudo-labels for WSSS: 84.4 mIoU on VOC 2012
 val, from image-level tags (of the student; BAO's and MARS's labels merged with SAM, quota

@@ -15,7 +15,9 @@ Published ("labelled only"; mIoU on val, best epoch, one run each):
     base     76.9    82.1    85.3    87.2    88.3    86.5
     large    76.9    82.4    86.8    89.4    90.7
 The published runs of base with 92, 183 and 366 labels ended after 44, 42 and 42 of 60 epochs.
-4 devices of 8 photos, 93 steps an epoch. Arguments as in semi_voc_unimatch_v2.py.
+On 4 A100, 8 photos each; hours were not published. 93 steps an epoch, 330 with all 10,582 photos.
+Scores with 92 labels vary by points from run to run, with more by tenths.
+Arguments as in semi_voc_unimatch_v2.py.
 """
 
 from wsssjax.core.config import stage

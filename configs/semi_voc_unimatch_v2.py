@@ -19,8 +19,8 @@ up to 4 points, elsewhere by some tenths):
     * encoder frozen: --config.model.freeze_encoder=true
 
 Nothing was published for the giant. The first epochs tell a broken set-up: base with 92 labels has
-75.0 after one, 79.3 after two, 83.7 after five. Published on 4 A100: 5.7 hours for small, 13.2 for
-base, 33.3 for large, 10 to 20 GB each. On fewer devices keep 16 + 16 photos a step with
+75.0 after one, 79.3 after two, 83.7 after five. Published on 4 A100: 5.7 hours for small (10 GB
+each), 13.2 for base (20 GB), 33.3 for large. On fewer devices keep 16 + 16 photos a step with
 --config.accumulate, or scale config.optim.lr with their number.
 Argument: small, base (default), large, giant; or efficientnet_lite0, frozen and at 512 pixels, for
 which nothing is published.
@@ -43,6 +43,7 @@ def get_config(arg=""):
     c.method = "unimatch_v2"
     c.seed = 0
     c.dtype = "float32"  # of matmuls and convolutions: float32 (published) or bfloat16
+    c.precision = "highest"  # of float32 products on GPUs: highest (published) or default (TF32)
     c.parallel = "pmap"  # or shard_map
     c.device_batch = 4  # labelled photos per device and step; as many unlabelled ones
     c.accumulate = 1  # such groups a device goes through per step: 4 on 1 device are 4 devices

@@ -118,7 +118,7 @@ def test_scores_are_those_of_the_weights_beside_them(photos, whole, tmp_path):
             first = next(i for i, c in enumerate(cells)
                          if c.startswith(who) and cells[i + 1].startswith(which))
             assert cells[first + 2 : first + 5] == row
-    assert "state parameters" in out and "12 steps of 2 photos of each list (1 devices" in out
+    assert "12 steps of 2 photos of each list (devices 1 x groups 1 x batch 2); state param" in out
 
 
 @pytest.mark.parametrize("after", [4, 7])
@@ -241,3 +241,31 @@ def test_a_checkpoint_of_another_size_is_refused(photos, tmp_path):
                                          "of another shape .*head/"):
         train.main(flags(photos, tmp_path / "run", total_steps=2, data__val="",
                          model__head_width=16))
+
+
+def test_a_first_start_that_failed_does_not_lock_the_folder(photos, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        train.main(flags(photos, run, data__labeled=photos / "nowhere.txt", total_steps=2))
+    train.main(flags(photos, run, total_steps=2, data__val=""))
+    with pytest.raises(ValueError, match="a run with another config.data.crop; use another"):
+        train.main(flags(photos, run, total_steps=2, data__val="", data__crop=64))
+
+
+def test_a_run_of_another_length_is_not_gone_on_with(photos, tmp_path):
+    """As when it is started again on fewer devices: its rates would jump."""
+    run = tmp_path / "run"
+    train.main(flags(photos, run, total_steps=2, data__val=""))
+    facts = files.read_json(run / "hardware.json")
+    files.write_json(run / "hardware.json", facts | {"total_steps": 8})
+    with pytest.raises(ValueError, match="this run has 8 steps; it would have 2 on these devices"):
+        train.main(flags(photos, run, total_steps=2, data__val=""))
+
+
+def test_validation_is_checked_before_the_first_step(photos, tmp_path):
+    (tmp_path / "val.txt").write_text((photos / "labeled.txt").read_text().splitlines()[1] + "\n")
+    with pytest.raises(ValueError, match=r"labeled.txt, line 2: .*is also in .*val.txt, line 1"):
+        train.main(flags(photos, tmp_path / "a", data__val=tmp_path / "val.txt"))
+    with pytest.raises(ValueError, match="9.png': 51 x 80 pixels is smaller than one sliding win"):
+        train.main(flags(photos, tmp_path / "b", predict__mode="sliding_window"))
+    assert not (tmp_path / "a/metrics.jsonl").exists()

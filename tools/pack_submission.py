@@ -105,16 +105,16 @@ def main(arguments: list[str]) -> None:
     add("--challenge", default="comp6", help="comp6 (default) or comp5: "
         + ", ".join(f"{name} = {what}" for name, what in CHALLENGES.items()))
     add("--set", default="test", help=f"of {', '.join(SETS)} (default test)")
-    add("--strict", action="store_true", help="a list of another length than VOC's own is an "
-        "error, not a warning: the server scores whole sets only")
+    add("--partial", action="store_true", help="a list of another length than VOC's own is "
+        "packed with a warning; the server scores whole sets only")
     flags = parser.parse_args(arguments)
     config.choose(CHALLENGES, flags.challenge, "--challenge")
     wanted = config.choose(SETS, flags.set, "--set")
     ids = files.read_ids(flags.ids)
     if len(ids) != wanted:
         text = f"{flags.ids}: {len(ids)} ids; VOC 2012 {flags.set} has {wanted:,}"
-        if flags.strict:
-            raise ValueError(f"{text}; pass its own list, or leave out --strict")
+        if not flags.partial:
+            raise ValueError(f"{text}; pass its own list, or add --partial")
         print(f"warning: {text}")
     pack(flags.labels, ids, flags.out, flags.challenge, flags.set, flags.images)
     there = {path.name for path in pathlib.Path(flags.labels).iterdir()}

@@ -76,6 +76,7 @@ def restored(settings: Any, weights_path: str | os.PathLike) -> Callable:
         raise ValueError(f"the config has no {missing[0]!r}, so it trains no segmenter; want one "
                          "such as configs/semi_voc_unimatch_v2.py")
     parallel.start()
+    parallel.set_precision(settings.precision)
     model = student.build_model(settings)
     template = jax.eval_shape(
         functools.partial(student.first_variables, model), jax.random.key(0))

@@ -28,10 +28,9 @@ def train(config, workdir) -> None:
     """Trains what `config` describes and leaves the weights of the last step in `workdir`.
 
     Leaves `weights.safetensors` (student), `weights_ema.safetensors` (teacher, where the method
-    has one), `metrics.jsonl` and `checkpoints/`; with a validation list also `scores.json` and
-    the weights of the best evaluations, `weights_best.safetensors` and
-    `weights_ema_best.safetensors`. Called again, it goes on from the last checkpoint and gives the
-    same bits as without the stop.
+    has one), `metrics.jsonl` and `checkpoints/`; with a validation list also `scores.json`,
+    `weights_best.safetensors` and `weights_ema_best.safetensors`. Called again, it goes on from the
+    last checkpoint and gives the same bits as without the stop.
     """
     # Config and seed.
     _check_steps(config)
@@ -52,6 +51,7 @@ def train(config, workdir) -> None:
         state, position = found
         loader.set_state(position)
     first = int(state.step)
+    _check_resumable(workdir, method, first)
     _say_what_follows(config, method, state)
     state = parallel.replicate(state, backend=config.parallel)
 
@@ -74,6 +74,7 @@ def train(config, workdir) -> None:
             if last or step % config.log_steps == 0:
                 notes.write(step)
             if method.validate and (last or step % method.eval_steps == 0):
+                notes.check(step)
                 epoch = step / method.eval_steps * config.eval_epochs
                 notes.score(step, epoch, method.validate(state), state)
             # Log, then save: a restart drops the lines after the checkpoint it starts from.
@@ -92,9 +93,10 @@ def _say_what_follows(config, method, state) -> None:
     devices, groups = parallel.device_count() * parallel.process()[1], config.accumulate
     rows = devices * groups * config.device_batch
     parts = ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in state.size().items() if size)
-    print(f"{config.method}: {method.total_steps:,} steps of {rows} photos of each list ({devices} "
-          f"devices x {groups} groups x {config.device_batch}); state {parts}, in all "
-          f"{sum(state.size().values()) / 1e9:.3f} GB", flush=True)
+    layout = f"devices {devices} x groups {groups} x batch {config.device_batch}"
+    total = sum(state.size().values()) / 1e9
+    print(f"{config.method}: {method.total_steps:,} steps of {rows} photos of each list "
+          f"({layout}); state {parts}, in all {total:.3f} GB", flush=True)
 
 
 def _check_steps(config) -> None:
@@ -116,16 +118,37 @@ def _write_hardware(workdir: pathlib.Path, config, method, state, first_step_s: 
 
 
 def _check_same_run(config, workdir: pathlib.Path) -> None:
-    """Refuses to go on in a folder that another config began."""
+    """Refuses to go on from a checkpoint that another config made; else writes this one down."""
     path = workdir / "config.json"
     resolved = configs.to_dict(config)
-    if path.is_file():
-        old = files.read_json(path)
-        changed = sorted(k for k in old.keys() | resolved.keys() if old.get(k) != resolved.get(k))
+    if path.is_file() and checkpoint.steps(workdir / "checkpoints"):
+        changed = _changed(files.read_json(path), resolved)
         if changed:
             raise ValueError(f"{path}: this folder holds a run with another config.{changed[0]}; "
                              "use another --workdir, or remove it")
     files.write_json(path, resolved)
+
+
+def _changed(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """Dotted names of the fields in which two nested dicts differ."""
+    found = []
+    for name in sorted(old.keys() | new.keys()):
+        a, b = old.get(name), new.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _changed(a, b, f"{prefix}{name}.")
+        elif a != b:
+            found.append(prefix + name)
+    return found
+
+
+def _check_resumable(workdir: pathlib.Path, method, first: int) -> None:
+    """Refuses hosts that do not see one checkpoint, and a training whose length would change."""
+    parallel.check_equal(first, f"step of the newest checkpoint in {workdir}")
+    path = workdir / "hardware.json"
+    then = files.read_json(path).get("total_steps") if first and path.is_file() else None
+    if then not in (None, method.total_steps):
+        raise ValueError(f"{path}: this run has {then} steps; it would have {method.total_steps} "
+                         "on these devices; keep devices x config.accumulate as they were")
 
 
 def main(arguments: list[str]) -> None:

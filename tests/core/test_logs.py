@@ -21,6 +21,8 @@ def test_a_restart_drops_the_lines_after_its_checkpoint(tmp_path):
 def test_a_non_finite_loss_stops_the_run_and_its_step_is_named(value):
     with pytest.raises(ValueError, match="step 8: train/loss is .*; lower config.optim.lr"):
         logs.means(10, {"train/loss": [1.0, 2.0, value, value, 1.0]})
+    with pytest.raises(ValueError, match="step 10: train/grad_head is"):
+        logs.means(10, {"train/loss": [1.0, 1.0], "train/grad_head": [1.0, value]})
     found = logs.means(4, {"train/gap": [value], "train/loss": [1.0, 2.0]})
     assert found["train/loss"] == 1.5  # other numbers may be anything
 

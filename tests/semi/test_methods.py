@@ -220,8 +220,19 @@ def test_ohem_teaches_through_the_kept_pixels_alone():
 @pytest.mark.parametrize("k", [1, 2, 50, 99, 100])
 def test_kth_largest(k):
     x = np.random.default_rng(k).exponential(size=100).astype(np.float32)
-    x[::7] = 0.0
+    x[::7], x[3::7] = 0.0, -0.0
     assert float(losses._kth_largest(jnp.asarray(x), k)) == np.sort(x)[-k]
+
+
+def test_ohem_with_many_pixels_that_are_sure_beyond_rounding():
+    """Their loss is zero, some of it minus zero: none of them is hard."""
+    logits = np.zeros((1, 10, 10, 3), np.float32)
+    logits[..., 0] = 80.0
+    label = np.zeros((1, 10, 10), np.int32)
+    label[0, 0, :5] = 1
+    total, count = losses.ohem_xent(logits, label, 0.7, 3)
+    assert int(count) == 5
+    np.testing.assert_allclose(total, 5 * 80.0, rtol=1e-6)
 
 
 def test_criterion_reaches_the_step(kit):
@@ -272,10 +283,17 @@ def test_a_frozen_encoder_runs_once_and_forward_only(kit):
     model = Counting()
     state = kit.state(config, kit.model())
     step = functools.partial(unimatch_v2.train_step, config=config, model=model)
-    jaxpr = jax.make_jaxpr(lambda s, b, k: step(s, b, k), axis_env=[(parallel.AXIS, 1)])(
-        state, batch, jax.random.key(0))
+    jaxpr = str(jax.make_jaxpr(step, axis_env=[(parallel.AXIS, 1)])(
+        state, batch, jax.random.key(0)))
     assert calls == [(16, 8, 8, 3)], "4 labelled, 4 weak, 2 x 4 strong, at once"
-    assert jaxpr
+    # Each map's layer of the encoder is one product [16, h, w, 3] x [3, 6]; its backward pass would
+    # bring one of [6, 3] or [3, 6] shape out of a contraction over all pixels.
+    assert jaxpr.count(":f32[3,6] = dot_general") + jaxpr.count(":f32[6,3] = dot_general") == 0
+    trained = functools.partial(unimatch_v2.train_step, model=kit.model(),
+                                config=sgd(kit, model__freeze_encoder=False))
+    whole = str(jax.make_jaxpr(trained, axis_env=[(parallel.AXIS, 1)])(
+        kit.state(sgd(kit, model__freeze_encoder=False), kit.model()), batch, jax.random.key(0)))
+    assert whole.count(":f32[3,6] = dot_general") + whole.count(":f32[6,3] = dot_general") == 4
 
 
 def test_the_teacher_stays_float32_and_follows_every_learned_part(kit):

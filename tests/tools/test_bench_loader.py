@@ -52,7 +52,7 @@ def test_generated_photos_feed_all_tables_and_real_steps(tool, capsys, monkeypat
     monkeypatch.setattr(tool, "SIZE_HW", (125, 250))
     tool.main(["--photos=3", "--batches=2", "--workers=0", "--step_ms=10000", "--steps=2", *QUICK])
     out = capsys.readouterr().out
-    assert "3 labelled, 3 unlabelled photos; crop 64; batches of 4 + 4" in out
+    assert "2 labelled, 1 unlabelled photos; crop 64; batches of 4 + 4" in out
     rows = re.findall(r"^(labelled|unlabelled) +(\w+) +([\d.]+) ms", out, re.M)
     for name in ("labelled", "unlabelled"):
         times = {stage: float(ms) for stream, stage, ms in rows if stream == name}

@@ -57,14 +57,17 @@ def draw_photos(folder: pathlib.Path, count: int, num_classes: int) -> None:
 
 
 def write_lists(config, folder: pathlib.Path, images: str, labels: str) -> tuple[int, int]:
-    """Points config.data at two lists written to `folder`: photos with a label, and all photos."""
+    """Points config.data at two lists written to `folder`: half the photos that have a label, and
+    all others. Returns how many have a label, and how many there are."""
     photos = files.photo_paths(images)
     known = set(label_map.folder_ids(labels)) & set(photos)
     if not known:
         raise ValueError(f"{labels}: holds no label map of a photo in {images}; want <id>.png")
+    chosen = set(sorted(known)[::2])  # a training wants the lists apart
     lines = {"labeled": [f"{path.resolve()} {pathlib.Path(labels, name).resolve()}.png"
-                         for name, path in photos.items() if name in known],
-             "unlabeled": [str(path.resolve()) for path in photos.values()]}
+                         for name, path in photos.items() if name in chosen],
+             "unlabeled": [str(path.resolve()) for name, path in photos.items()
+                           if name not in chosen]}
     for name, rows in lines.items():
         (folder / f"{name}.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
         config.data[name] = str(folder / f"{name}.txt")

@@ -114,6 +114,7 @@ def jax_program(job: dict) -> tuple[Callable, Callable]:
     config.model.freeze_encoder = job["mode"] == "frozen"
     config.dtype, config.device_batch = job["dtype"], job["batch"]
     config.data.crop, config.total_steps = job["crop"], 1000
+    config.precision = "default"  # TF32 on a GPU, as PyTorch is told to
     method = unimatch_v2.build(config)
     state = [parallel.replicate(method.init(jax.random.key(0)), devices=1)]
     compiled = parallel.compile_step(method.step, devices=1)

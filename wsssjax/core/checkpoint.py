@@ -65,13 +65,20 @@ def _check_space(folder, tree) -> None:
                       f"{free / 1e6:.1f}", str(folder))
 
 
+def steps(folder: str | os.PathLike) -> list[int]:
+    """The steps of which there is a checkpoint, in their order."""
+    folder = pathlib.Path(folder)
+    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdigit())
+
+
 def restore(folder: str | os.PathLike, state: TrainState):
     """(state, position) of the newest checkpoint under `folder`, or None where there is none.
 
     state: what `init` gives; its tree, shapes and dtypes are what the checkpoint must hold.
     """
     folder = pathlib.Path(folder)
-    if not folder.is_dir() or not any(p.name.isdigit() for p in folder.iterdir()):
+    if not steps(folder):
         return None
     ocp, manager = _manager(folder)
     try:

@@ -27,11 +27,13 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
 def means(step: int, values: dict[str, list]) -> dict[str, float]:
     """The mean of each list of scalars, the last of which belong to `step`.
 
-    ValueError that names the first step at which a loss was not finite.
+    ValueError that names the first step at which a loss or a gradient was not finite: parameters
+    are spoilt from there on.
     """
     found = {name: [float(v) for v in listed] for name, listed in values.items()}
     for name, listed in found.items():
-        bad = [i for i, v in enumerate(listed) if "loss" in name and not math.isfinite(v)]
+        watched = "loss" in name or "grad" in name
+        bad = [i for i, v in enumerate(listed) if watched and not math.isfinite(v)]
         if bad:
             raise ValueError(
                 f"step {step - len(listed) + 1 + bad[0]}: {name} is {listed[bad[0]]}; lower "

@@ -129,6 +129,24 @@ def sum_hosts(counts: np.ndarray) -> np.ndarray:
     return low + (high << 20)
 
 
+def check_equal(number: int, what: str) -> None:
+    """ValueError unless every host has the same number."""
+    total = int(sum_hosts(np.array([number], np.int64))[0])
+    if total != number * jax.process_count():
+        raise ValueError(f"the hosts disagree on the {what} (here {number}); give them all one "
+                         "shared --workdir")
+
+
+def set_precision(name: str) -> None:
+    """Precision of float32 products on accelerators: "highest", or "default" (TF32; bf16 on TPUs).
+
+    A CPU has full precision anyway, and is left alone.
+    """
+    name = choose({"highest": "highest", "default": None}, name, "config.precision")
+    if not on_cpu():
+        jax.config.update("jax_default_matmul_precision", name)
+
+
 def _check_rows(batch, count: int) -> None:
     for name, array in batch.items():
         if array.shape[0] % count:

@@ -37,6 +37,10 @@ class Record:
         if self.writes:
             self.log.write(step, means)
 
+    def check(self, step: int) -> None:
+        """ValueError, as in `write`, before anything is made of the state of this step."""
+        logs.means(step, self.values)
+
     def score(self, step: int, epoch: float, found: dict[str, dict], state: TrainState) -> None:
         """Logs and keeps an evaluation; found: {"student": scores, "teacher": scores}."""
         if self.writes:

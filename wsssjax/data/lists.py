@@ -24,7 +24,7 @@ def check_lists(
     *,
     labeled_path: str | os.PathLike,
     unlabeled_path: str | os.PathLike,
-    sample: int = 200,
+    sample: int = 2_000,
 ) -> None:
     """Nothing; a line, file or value that the training would fail on or learn wrongly is an error.
 
@@ -45,9 +45,9 @@ def check_lists(
 
 def _check_apart(labelled, unlabelled, labeled_path, unlabeled_path) -> None:
     """A photo in both lists is an error: it would count as known and as unknown."""
-    line_of = {os.path.normpath(paths[0]): index for index, paths in enumerate(labelled)}
+    line_of = {os.path.abspath(paths[0]): index for index, paths in enumerate(labelled)}
     both = [(index, line_of[photo]) for index, paths in enumerate(unlabelled)
-            if (photo := os.path.normpath(paths[0])) in line_of]
+            if (photo := os.path.abspath(paths[0])) in line_of]
     if both:
         index, other = both[0]
         raise ValueError(

@@ -107,11 +107,11 @@ def _from_torch(flat: dict, config: Any) -> dict:
 def segmenter_from_torch(tensors: dict) -> dict:
     """Our flat names from a UniMatch V2 model's: `backbone.` + DINOv2's, `head.` + DPT's."""
     parts = {"backbone": {}, "head": {}}
+    if others := [name for name in tensors if name.split(".")[0] not in parts]:
+        raise ValueError(f"{weights.listed(others)}: no tensor of UniMatch V2; its names begin "
+                         "with backbone. or head.")
     for name, value in tensors.items():
         top, _, rest = name.partition(".")
-        if top not in parts:
-            raise ValueError(f"{name}: no tensor of UniMatch V2; its names begin with backbone. "
-                             "or head.")
         parts[top][rest] = value
     return (vit_names.from_hub(parts["backbone"], "params/backbone/")
             | dpt.from_torch(parts["head"], "params/head/"))

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from wsssjax.core import weights
 from wsssjax.models.vit import PATCH
 
 TOKENS = ("cls_token", "pos_embed", "mask_token", "register_tokens")
@@ -34,15 +35,17 @@ _HF_ATTENTION = "attention.attention."
 
 
 def from_hub(tensors: Mapping[str, np.ndarray], prefix: str = "params/") -> dict[str, np.ndarray]:
-    """Our flat names from the hub's. ValueError for a name that no DINOv2 has.
+    """Our flat names from the hub's. ValueError that lists the names that no DINOv2 has.
 
     tensors: float arrays of one encoder, PyTorch layouts.  prefix: what our names start with.
     """
     flat, stacks = {}, {}
+    _refuse([f"{name} {list(np.shape(value))}" for name, value in tensors.items()
+             if _ours(_BLOCK.sub(r"\2", _CHUNKED.sub(r"blocks.\1.", name)), value) is None])
     for name, value in tensors.items():
         name, value = _CHUNKED.sub(r"blocks.\1.", name), np.asarray(value, np.float32)
         found = _BLOCK.match(name)
-        ours, value = _ours(found[2] if found else name, value, name)
+        ours, value = _ours(found[2] if found else name, value)
         if found:
             stacks.setdefault(f"blocks/{ours}", {})[int(found[1])] = value
         else:
@@ -71,7 +74,13 @@ def to_hub(flat: Mapping[str, np.ndarray], prefix: str = "params/") -> dict[str,
     return tensors
 
 
-def _ours(name: str, value: np.ndarray, title: str):
+def _refuse(names: list[str]) -> None:
+    if names:
+        raise ValueError(f"{weights.listed(names)}: no tensor of a DINOv2 encoder")
+
+
+def _ours(name: str, value: np.ndarray):
+    """(our name, our layout) of one tensor, or None where a DINOv2 has no such tensor."""
     *path, kind = name.split(".")
     if name in TOKENS:
         return name, value
@@ -82,7 +91,7 @@ def _ours(name: str, value: np.ndarray, title: str):
     norm = path[-1:] and path[-1].startswith("norm")
     rank = 2 if kind == "weight" and not norm else 1
     if not path or kind not in _TO_OURS or value.ndim != rank:
-        raise ValueError(f"{title} {list(value.shape)}: no tensor of a DINOv2 encoder")
+        return None
     if norm and kind == "weight":
         return "/".join([*path, "scale"]), value
     value = np.ascontiguousarray(value.T) if kind == "weight" else value
@@ -113,7 +122,7 @@ def hub_from_hf(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     A model's own prefix (`dinov2.`, `dinov2_with_registers.`, `backbone.`) is taken off; a
     classifier's head is passed over. ValueError for other names that no DINOv2 has.
     """
-    hub, thirds = {}, {}
+    hub, thirds, unknown = {}, {}, []
     for name, value in tensors.items():
         if name.startswith("classifier."):
             continue
@@ -121,10 +130,15 @@ def hub_from_hf(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         layer = re.match(r"^encoder\.layer\.(\d+)\.(.+)$", bare)
         head, rest = (f"blocks.{layer[1]}.", layer[2]) if layer else ("", bare)
         if layer and rest.startswith(_HF_ATTENTION):
-            part, kind = rest.removeprefix(_HF_ATTENTION).split(".")
+            part, _, kind = rest.removeprefix(_HF_ATTENTION).partition(".")
             thirds.setdefault(f"{head}attn.qkv.{kind}", {})[part] = np.asarray(value)
             continue
-        hub[head + _renamed(rest, _HF_BLOCK if layer else _HF_OUTSIDE, name)] = value
+        renamed = _renamed(rest, _HF_BLOCK if layer else _HF_OUTSIDE)
+        if renamed is None:
+            unknown.append(name)
+        else:
+            hub[head + renamed] = value
+    _refuse(unknown)
     for name, parts in thirds.items():
         if set(parts) != {"query", "key", "value"}:
             raise ValueError(f"{name} is made of query, key and value; found {sorted(parts)}")
@@ -144,12 +158,14 @@ def hf_from_hub(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
                 found[f"{head}{_HF_ATTENTION}{part}.{kind}"] = third
             continue
         table = tuple((b, a) for a, b in (_HF_BLOCK if block else _HF_OUTSIDE))
-        found[head + _renamed(rest, table, name)] = value
+        renamed = _renamed(rest, table)
+        _refuse([name] if renamed is None else [])
+        found[head + renamed] = value
     return found
 
 
-def _renamed(name: str, table, title: str) -> str:
+def _renamed(name: str, table) -> str | None:
     for old, new in table:
         if name == old or name.startswith(f"{old}."):
             return new + name[len(old):]
-    raise ValueError(f"{title}: no tensor of a DINOv2 encoder")
+    return None

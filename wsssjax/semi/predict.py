@@ -62,21 +62,26 @@ def photo_logits(
     """
     mode = choose({"original": _original, "sliding_window": _sliding}, settings.mode,
                   "config.predict.mode")
-    pixels = ((name, normalise(_checked(name, image_hwc, settings), data.mean, data.std))
-              for name, image_hwc in photos)
-    yield from mode(pixels, forward, settings)
+    def pixels():
+        for name, image_hwc in photos:
+            check_size(name, image_hwc.shape[:2], settings)
+            yield name, normalise(image_hwc, data.mean, data.std)
+
+    yield from mode(pixels(), forward, settings)
 
 
-def _checked(name, image_hwc, settings):
-    """image_hwc, if the network can see it at all."""
+def check_size(name: Any, size_hw: tuple[int, int], settings: Any) -> None:
+    """ValueError for a photo that is smaller than what the network sees at once.
+
+    settings: config.predict.
+    """
     least, what = settings.multiple, "cell of the network"
     if settings.mode == "sliding_window":
         least, what = settings.window, "sliding window"
-    h, w = image_hwc.shape[:2]
+    h, w = size_hw
     if min(h, w) < least:
         raise ValueError(f"photo {name!r}: {h} x {w} pixels is smaller than one {what}, {least} "
                          "pixels; enlarge it or leave it out")
-    return image_hwc
 
 
 def _original(photos, forward, settings):

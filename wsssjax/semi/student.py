@@ -32,6 +32,8 @@ def method(config: Any, train_step: Callable, *, unlabelled: bool) -> Method:
     """
     check_batch(config, least=2 if unlabelled else 1)
     model = build_model(config)
+    parallel.set_precision(config.precision)
+    _check_sides(config, model)
     config = views.with_total_steps(config, unlabelled=unlabelled)
     forward = functools.partial(predict, model)
     found, every = None, 0
@@ -142,8 +144,21 @@ def check_batch(config: Any, *, least: int) -> None:
         why = ", since CutMix takes its partners from the same device's batch" if least > 1 else ""
         raise ValueError(f"config.device_batch is {config.device_batch}; want at least "
                          f"{least}{why}")
-    if config.accumulate < 1:
-        raise ValueError(f"config.accumulate is {config.accumulate}; want 1 or more")
+    for name, least in (("accumulate", 1), ("eval_epochs", 1), ("total_steps", 0)):
+        if config[name] < least:
+            raise ValueError(f"config.{name} is {config[name]}; want {least} or more")
+
+
+def _check_sides(config: Any, model: Any) -> None:
+    """ValueError for a crop or a window that the encoder's patches do not fill."""
+    strides = model.backbone.tap_strides
+    sides = {"data.crop": config.data.crop, "predict.multiple": config.predict.multiple}
+    if config.predict.mode == "sliding_window":
+        sides["predict.window"] = config.predict.window
+    for name, side in sides.items():
+        if len(set(strides)) == 1 and side % strides[0]:  # a pyramid of maps takes any side
+            raise ValueError(f"config.{name} is {side}; encoder {config.model.encoder!r} wants a "
+                             f"multiple of {strides[0]}")
 
 
 def labelled_loss(config: Any, logits_bhwk: jax.Array, label_bhw: jax.Array) -> jax.Array:

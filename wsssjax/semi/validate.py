@@ -7,6 +7,7 @@ reference pads its list to the number of GPUs and counts a few twice (3 of VOC's
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from wsssjax.core import metrics, parallel, threads
 from wsssjax.core.state import TrainState
-from wsssjax.data import lists
+from wsssjax.data import lists, photos
 from wsssjax.data.classes import read_class_names
 from wsssjax.data.sources import Listed
 from wsssjax.semi import predict, views
@@ -37,8 +38,13 @@ def prepare(config: Any, forward: Callable) -> Validation:
     """What `run` needs. forward: (variables, image_bhwc) → logits."""
     names = read_class_names(config.classes)
     lines = views.read_lines(config.data.val, labelled=True)
-    lists.check_lists(lines, [], config.data.root, len(names), config.classes,
-                      labeled_path=config.data.val, unlabeled_path="")
+    # No photo may be learned with its label and scored; their labels are checked apart.
+    learned = [line.split()[0] for line in views.read_lines(config.data.labeled, labelled=True)]
+    lists.check_lists(lines, learned, config.data.root, len(names), config.classes,
+                      labeled_path=config.data.val, unlabeled_path=config.data.labeled)
+    for line in lines:
+        photo = os.path.join(config.data.root, line.split()[0])
+        predict.check_size(photo, photos.photo_size(photo), config.predict)
     return Validation(parallel.compile_forward(forward),
                       Listed(lines, config.data.root, num_classes=len(names)), names,
                       config.predict, config.data)
@@ -61,7 +67,7 @@ def _confusion(what: Validation, variables: Any) -> np.ndarray:
     index, count = parallel.process()
     k, labels = len(what.class_names), {}
 
-    def photos() -> Iterable:
+    def examples() -> Iterable:
         own = range(index, len(what.source), count)
         for first in range(0, len(own), AHEAD):
             part = own[first : first + AHEAD]
@@ -71,7 +77,7 @@ def _confusion(what: Validation, variables: Any) -> np.ndarray:
                 yield place, example["image"]
 
     total = np.zeros((k, k + 1), np.int64)
-    found = predict.photo_logits(photos(), lambda x: what.forward(variables, x), what.settings,
+    found = predict.photo_logits(examples(), lambda x: what.forward(variables, x), what.settings,
                                  what.data)
     for place, logits_hwk in found:
         total += metrics.confusion(logits_hwk.argmax(-1), labels.pop(place), k)
