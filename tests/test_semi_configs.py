@@ -1,4 +1,4 @@
-"""The published settings, field by field, and the two commands of the paper as its config has them."""
+"""The published settings, field by field, and the two commands of the paper's config."""
 
 import os
 import pathlib

@@ -21,6 +21,11 @@ def test_a_restart_drops_the_lines_after_its_checkpoint(tmp_path):
 def test_a_non_finite_loss_stops_the_run_and_its_step_is_named(value):
     with pytest.raises(ValueError, match="step 8: train/loss is .*; lower config.optim.lr"):
         logs.means(10, {"train/loss": [1.0, 2.0, value, value, 1.0]})
+    both = {"train/grad_head": [value, value], "train/loss": [1.0, value]}
+    with pytest.raises(ValueError, match="step 9: train/grad_head is"):
+        logs.means(10, both)
+    with pytest.raises(ValueError, match="step 10: train/loss is"):
+        logs.means(10, {name: values[1:] for name, values in both.items()})
     with pytest.raises(ValueError, match="step 10: train/grad_head is"):
         logs.means(10, {"train/loss": [1.0, 1.0], "train/grad_head": [1.0, value]})
     found = logs.means(4, {"train/gap": [value], "train/loss": [1.0, 2.0]})

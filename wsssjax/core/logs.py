@@ -31,13 +31,13 @@ def means(step: int, values: dict[str, list]) -> dict[str, float]:
     are spoilt from there on.
     """
     found = {name: [float(v) for v in listed] for name, listed in values.items()}
-    for name, listed in found.items():
-        watched = "loss" in name or "grad" in name
-        bad = [i for i, v in enumerate(listed) if watched and not math.isfinite(v)]
-        if bad:
-            raise ValueError(
-                f"step {step - len(listed) + 1 + bad[0]}: {name} is {listed[bad[0]]}; lower "
-                "config.optim.lr in another --workdir (the last good checkpoint is kept here)")
+    bad = [(step - len(listed) + 1 + i, "loss" not in name, name, value)
+           for name, listed in found.items() if "loss" in name or "grad" in name
+           for i, value in enumerate(listed) if not math.isfinite(value)]
+    if bad:
+        first, _, name, value = min(bad, key=lambda row: row[:3])
+        raise ValueError(f"step {first}: {name} is {value}; lower config.optim.lr in another "
+                         "--workdir (the last good checkpoint is kept here)")
     return {name: sum(listed) / len(listed) for name, listed in found.items()}
 
 
