@@ -248,7 +248,7 @@ def test_a_first_start_that_failed_does_not_lock_the_folder(photos, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         train.main(flags(photos, run, data__labeled=photos / "nowhere.txt", total_steps=2))
     train.main(flags(photos, run, total_steps=2, data__val=""))
-    with pytest.raises(ValueError, match="a run with another config.data.crop; use another"):
+    with pytest.raises(ValueError, match=r"a run with another config \(data.crop: 32 -> 64\); use"):
         train.main(flags(photos, run, total_steps=2, data__val="", data__crop=64))
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from wsssjax.core import files
-from wsssjax.core.config import near
+from wsssjax.core.config import differences, near
 
 PACKAGES = ("wsssjax", "jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -64,26 +64,14 @@ def _identity(step: Step, context: Context, done: dict[str, str]) -> dict:
     return identity
 
 
-def _differences(old: dict, new: dict, prefix: str = "") -> list[str]:
-    """Names of the fields in which two nested dicts differ, `a.b: 1 -> 2`."""
-    out = []
-    for key in sorted(old.keys() | new.keys()):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            out += _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            out.append(f"{prefix}{key}: {a!r} -> {b!r}")
-    return out
-
-
 def _check_unchanged(folder: pathlib.Path, step: Step, identity: dict) -> bool:
     """True when the step is done; ValueError when what lies there was made with other settings."""
     begun = folder / "config.json"
     if not begun.is_file():
         return False
     old = files.read_json(begun)
-    changed = _differences(old["config"], step.config)
-    changed += _differences(old["identity"], identity)
+    changed = differences(old["config"], step.config)
+    changed += differences(old["identity"], identity)
     changed = [c for c in changed if not c.startswith("config_hash")]
     if changed and step.derived:
         shutil.rmtree(folder)

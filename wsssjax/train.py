@@ -122,23 +122,11 @@ def _check_same_run(config, workdir: pathlib.Path) -> None:
     path = workdir / "config.json"
     resolved = configs.to_dict(config)
     if path.is_file() and checkpoint.steps(workdir / "checkpoints"):
-        changed = _changed(files.read_json(path), resolved)
+        changed = configs.differences(files.read_json(path), resolved)
         if changed:
-            raise ValueError(f"{path}: this folder holds a run with another config.{changed[0]}; "
-                             "use another --workdir, or remove it")
+            raise ValueError(f"{path}: this folder holds a run with another config "
+                             f"({changed[0]}); use another --workdir, or remove it")
     files.write_json(path, resolved)
-
-
-def _changed(old: dict, new: dict, prefix: str = "") -> list[str]:
-    """Dotted names of the fields in which two nested dicts differ."""
-    found = []
-    for name in sorted(old.keys() | new.keys()):
-        a, b = old.get(name), new.get(name)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += _changed(a, b, f"{prefix}{name}.")
-        elif a != b:
-            found.append(prefix + name)
-    return found
 
 
 def _check_resumable(workdir: pathlib.Path, method, first: int) -> None:

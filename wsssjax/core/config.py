@@ -109,6 +109,18 @@ def to_dict(config: ml_collections.ConfigDict) -> dict:
     return json.loads(json.dumps(config.to_dict()))
 
 
+def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """Names of the fields in which two nested dicts differ, `a.b: 1 -> 2`."""
+    out = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            out += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            out.append(f"{prefix}{key}: {a!r} -> {b!r}")
+    return out
+
+
 def choose(table: dict, name: str, what: str):
     """`table[name]`, or a ValueError that prints the names there are."""
     if name not in table:
