@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from wsssjax.cam import __main__ as command
-from wsssjax.cam import cam_file
+from wsssjax.data import cam_file
 from wsssjax.core import weights
 from wsssjax.data import label_map
 

@@ -8,9 +8,9 @@ import warnings
 import jax
 from PIL import ExifTags, Image
 
-from wsssjax.cam import cam, cam_file, eps, infer
+from wsssjax.cam import cam, eps, infer
 from wsssjax.core import cli, config, files, parallel, progress, weights
-from wsssjax.data import classes, label_map, photos
+from wsssjax.data import cam_file, classes, label_map, photos
 from wsssjax.data import tags as tag_files
 
 METHODS = {"cam": cam.build, "eps": eps.build}

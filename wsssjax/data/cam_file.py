@@ -1,7 +1,8 @@
 """CAM files `<id>.npz`: class maps of one photo, without pickles.
 
 `classes` uint8 [m], class numbers from 1 · `cam` float16 [m,h,w], 0..1 · `size` int32 [2], height
-and width of the photo. The maps may be smaller than the photo, never larger.
+and width of the photo. The maps may be smaller than the photo, never larger. A method that scores
+the background too (a random walk, a dense CRF) puts it first, as class 0; classifiers do not.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ _MAX_VALUES = 2**28  # in one array: 20 maps of 12 megapixels
 
 
 class CamFile(NamedTuple):
-    """classes: uint8 [m], from 1, rising.  cam: float16 [m,h,w], 0..1.  size: int32 [2], (H, W)."""
+    """classes: uint8 [m], rising, 0 only where the background is scored.  cam: float16 [m,h,w], 0..1.
+    size: int32 [2], (H, W)."""
 
     classes: np.ndarray
     cam: np.ndarray
@@ -32,7 +34,7 @@ class CamFile(NamedTuple):
 def write(path: str | os.PathLike, classes_m, cam_mhw, size: tuple[int, int]) -> None:
     """Nothing; the file is there whole or not at all, and the same values give the same bytes.
 
-    classes_m: class numbers from 1, rising.  cam_mhw: float [m,h,w], 0..1.  size: (H, W).
+    classes_m: class numbers, rising.  cam_mhw: float [m,h,w], 0..1.  size: (H, W).
     """
     content = CamFile(np.asarray(classes_m, np.uint8), np.asarray(cam_mhw, np.float16),
                       np.asarray(size, np.int32))
@@ -87,8 +89,8 @@ def _problem(content: CamFile) -> str | None:
         return f"'size' is {size.tolist()}, want a positive height and width"
     if len(classes) != len(cam):
         return f"{len(classes)} classes but {len(cam)} maps"
-    if (np.diff(classes.astype(int), prepend=0) <= 0).any() or (classes == 255).any():
-        return f"'classes' is {classes.tolist()}, want rising numbers 1..254"
+    if (np.diff(classes.astype(int)) <= 0).any() or (classes == 255).any():
+        return f"'classes' is {classes.tolist()}, want rising numbers 0..254"
     if (cam.shape[1:] > size).any() or 0 in cam.shape[1:]:
         return f"maps of {cam.shape[1]}x{cam.shape[2]} for a photo of {size[0]}x{size[1]}"
     # Not `cam < 0`: NaN fails every comparison.
