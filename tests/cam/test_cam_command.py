@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from wsssjax.cam import __main__ as command
-from wsssjax.data import cam_file
 from wsssjax.core import weights
-from wsssjax.data import label_map
+from wsssjax.data import cam_file, label_map
 
 SIZES = {"a": (40, 60), "b": (33, 30), "c": (44, 52), "d": (40, 60), "e": (48, 64)}
 TAGS = {"a": "fox", "b": "owl;elk", "c": "elk", "d": "fox;owl;elk", "e": "owl"}
