@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from wsssjax.core import weights
 from wsssjax.core.config import choose
-from wsssjax.models import dpt, efficientnet_lite, small_cnn, vit, vit_names
+from wsssjax.models import dpt, efficientnet_lite, resnet38, small_cnn, vit, vit_names
 from wsssjax.models.classifier import Classifier
 from wsssjax.models.segmenter import Segmenter
 
@@ -42,6 +42,7 @@ def _vit(size: str, registers: int) -> Callable:
 ENCODERS = {
     "efficientnet_lite0": Encoder(_cnn(efficientnet_lite.EfficientNetLite0),
                                   efficientnet_lite.from_torch),
+    "resnet38": Encoder(lambda _, dtype: resnet38.ResNet38(dtype=dtype), resnet38.from_torch),
     "small_cnn": Encoder(_cnn(small_cnn.SmallCNN), None),
     **{f"dinov2_{size}": Encoder(_vit(size, 0), vit_names.from_public) for size in vit.SIZES},
     **{f"dinov2_{size}_reg": Encoder(_vit(size, vit.REGISTERS), vit_names.from_public)
