@@ -11,9 +11,11 @@ from wsssjax.cam import cam, eps
 from wsssjax.core import checkpoint, cli, files, parallel, record
 from wsssjax.core import config as configs
 from wsssjax.core.progress import Progress
+from wsssjax.refine import affinity
 from wsssjax.semi import fixmatch, supervised, unimatch, unimatch_v2
 
 METHODS = {
+    "affinity": affinity.build,
     "cam": cam.build,
     "eps": eps.build,
     "fixmatch": fixmatch.build,
