@@ -1,0 +1,155 @@
+"""The permutohedral lattice in XLA: built, splatted, blurred and sliced on any device.
+
+The same steps as `core/lattice_host.py`, which names the sources. Vertices are found by a hash
+table that all points fill at once: in each round every point not yet placed tries its slot, the
+smallest number wins, equal keys share the slot and the others move on by one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Lattice(NamedTuple):
+    """offset: int32 [d+1, n], rows of the value array, 0 is the row of missing vertices.
+    weight: float32 [d+1, n].  near: int32 [d+1, 2, v+1].  count: int32, vertices there really are.
+    """
+
+    offset: jax.Array
+    weight: jax.Array
+    near: jax.Array
+    count: jax.Array
+
+
+def scales(d: int) -> np.ndarray:
+    """Factor of each of d features, float32."""
+    i = np.arange(d, dtype=np.float64)
+    return ((d + 1) * math.sqrt(2 / 3) / np.sqrt((i + 1) * (i + 2))).astype(np.float32)
+
+
+def embed(features_nd: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(coordinates int32 [d+1, n, d], weights float32 [d+1, n]) of the vertices around each point.
+
+    features_nd: float32, divided by the standard deviations.
+    """
+    n, d = features_nd.shape
+    c_nd = features_nd * scales(d)[None]
+    total, elevated = jnp.zeros(n, jnp.float32), [None] * (d + 1)
+    for k in range(d, 0, -1):  # one after the other, so that it rounds as the library does
+        elevated[k] = total - k * c_nd[:, k - 1]
+        total = total + c_nd[:, k - 1]
+    elevated[0] = total
+    e_dn = jnp.stack(elevated)
+    nearest_dn = jnp.round(e_dn * np.float32(1 / (d + 1))).astype(jnp.int32)
+    base_dn, above_n = nearest_dn * (d + 1), nearest_dn.sum(0)
+    rest_dn = e_dn - base_dn
+    axis = np.arange(d + 1)[:, None]
+    ranks = []
+    for i in range(d + 1):  # how many come before: larger, or equal and earlier
+        larger = rest_dn > rest_dn[i][None]
+        ranks.append((larger | ((rest_dn == rest_dn[i][None]) & (axis < i))).sum(0))
+    rank_dn = jnp.stack(ranks) + above_n[None]
+    shift_dn = jnp.where(rank_dn < 0, d + 1, jnp.where(rank_dn > d, -(d + 1), 0))
+    rank_dn, base_dn = rank_dn + shift_dn, base_dn + shift_dn
+    t_dn = (e_dn - base_dn) * np.float32(1 / (d + 1))
+    # Sorted by rank, weight q is the difference of two neighbouring t; the first closes the sum.
+    by_rank = [jnp.where(rank_dn == r, t_dn, 0).sum(0) for r in range(d + 1)]
+    weights = [1 + by_rank[d] - by_rank[0]]
+    weights += [by_rank[d - q] - by_rank[d - q + 1] for q in range(1, d + 1)]
+    steps = [jnp.where(rank_dn <= d - q, q, q - (d + 1))[:d] for q in range(d + 1)]
+    vertices = jnp.stack([(base_dn[:d] + step).T for step in steps])
+    return vertices, jnp.stack(weights)
+
+
+def build(features_nd: jax.Array, room: int | None = None) -> Lattice:
+    """The lattice of n points with room for that many vertices; None: (d+1) n, always enough.
+
+    A smaller `room` must be at least `count`, or values of some vertices are lost.
+    """
+    n, d = features_nd.shape
+    vertices, weight = embed(features_nd)
+    keys = vertices.reshape(-1, d)
+    slots = 1 << math.ceil(math.log2(2 * len(keys)))
+    owner_e, table = _insert(keys, slots)
+    first_e = owner_e == jnp.arange(len(keys))
+    number_e = jnp.cumsum(first_e)
+    count = number_e[-1]
+    room = len(keys) if room is None else room
+    offset = number_e[owner_e].reshape(d + 1, n)
+    place_e = jnp.where(first_e, number_e, room + 1)
+    owners = jnp.zeros(room + 1, jnp.int32).at[place_e].set(jnp.arange(len(keys)), mode="drop")
+    own_keys = keys[owners]
+    real = (jnp.arange(room + 1) > 0) & (jnp.arange(room + 1) <= count)
+    near = []
+    for j in range(d + 1):
+        step = np.ones(d, np.int32)
+        if j < d:
+            step[j] = -d
+        pair = [_find(own_keys + sign * step[None], keys, table, real) for sign in (1, -1)]
+        near.append(jnp.stack([jnp.where(found < len(keys), number_e[found], 0)
+                               for found in pair]))
+    return Lattice(offset.astype(jnp.int32), weight, jnp.stack(near).astype(jnp.int32), count)
+
+
+def _hash(keys, slots):
+    mixed = jnp.zeros(keys.shape[0], jnp.uint32)
+    for c in range(keys.shape[1]):
+        mixed = (mixed ^ keys[:, c].astype(jnp.uint32)) * jnp.uint32(0x9E3779B1)
+        mixed = mixed ^ (mixed >> 15)
+    return (mixed & jnp.uint32(slots - 1)).astype(jnp.int32)
+
+
+def _insert(keys, slots):
+    """(owner_e, table): the first entry with the key of each entry; slot → entry, or `empty`."""
+    count = len(keys)
+    index = jnp.arange(count)
+
+    def going(state):
+        return state[2].any()
+
+    def try_slots(state):
+        slot, table, waiting, owner = state
+        free = waiting & (table[slot] == count)
+        table = table.at[jnp.where(free, slot, slots)].min(index, mode="drop")
+        found = table[slot]
+        mine = waiting & (keys[found] == keys).all(1)
+        return (jnp.where(waiting & ~mine, (slot + 1) & (slots - 1), slot), table,
+                waiting & ~mine, jnp.where(mine, found, owner))
+
+    start = (_hash(keys, slots), jnp.full(slots, count, jnp.int32), jnp.ones(count, bool), index)
+    _, table, _, owner = jax.lax.while_loop(going, try_slots, start)
+    return owner, table
+
+
+def _find(wanted, keys, table, real):
+    """The entry that holds each wanted key; len(keys) where there is none or `real` is false."""
+    slots, none = table.shape[0], len(keys)
+
+    def try_slots(state):
+        slot, waiting, found = state
+        entry = table[slot]
+        here = (keys[jnp.minimum(entry, none - 1)] == wanted).all(1) & (entry < none)
+        found = jnp.where(waiting & here, entry, found)
+        waiting = waiting & ~here & (entry < none)
+        return (slot + 1) & (slots - 1), waiting, found
+
+    start = (_hash(wanted, slots), real, jnp.full(len(wanted), none, jnp.int32))
+    return jax.lax.while_loop(lambda s: s[1].any(), try_slots, start)[2]
+
+
+def apply(lattice: Lattice, x_nk: jax.Array) -> jax.Array:
+    """K x, float32 [n, k]: every column filtered, not normalised."""
+    values = jnp.zeros((lattice.near.shape[2], x_nk.shape[1]), jnp.float32)
+    for offset_n, weight_n in zip(lattice.offset, lattice.weight, strict=True):
+        values = values.at[offset_n].add(weight_n[:, None] * x_nk)
+    for up_v, down_v in lattice.near:
+        values = values + 0.5 * (values[up_v] + values[down_v])
+    y_nk = jnp.zeros(x_nk.shape, jnp.float32)
+    for offset_n, weight_n in zip(lattice.offset, lattice.weight, strict=True):
+        y_nk = y_nk + weight_n[:, None] * values[offset_n]
+    return y_nk * np.float32(1 / (1 + 2.0 ** -(lattice.offset.shape[0] - 1)))
