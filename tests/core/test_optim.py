@@ -82,3 +82,24 @@ def test_patterns_that_match_nothing_are_refused():
         optim.build(config(groups=(("^backbone/", 1.0, 1.0),)), params(), 5)
     with pytest.raises(ValueError, match="'adam' is unknown"):
         optim.build(config(name="adam"), params(), 5)
+
+
+def test_cosine_is_the_published_one_and_takes_the_place_of_poly():
+    """SSDD's factors: 0.38 at the checkpoint of 16 epochs that is used, 0.06 at the end."""
+    rate = optim.cosine(1.0, 19 * 100)
+    for epoch, want in ((0, 1.0), (11, 0.38), (16, 0.06), (19, 0.0), (25, 0.0)):
+        np.testing.assert_allclose(rate(jnp.int32(epoch * 100)), want, atol=6e-3)
+    c = config(name="sgd", weight_decay=2e-4)
+    del c.poly_power, c.lag_steps
+    tx = optim.build(c, params(), 7, schedule=lambda lr: optim.cosine(lr, 4))
+    state, p = tx.init(params()), params()
+    for step in range(4):
+        factor = 0.5 * (1 + np.cos(np.pi * step / 4))
+        before = p
+        updates, state = tx.update(jax.tree.map(jnp.ones_like, p), state, p)
+        p = optax.apply_updates(p, updates)
+        for name, lr in (("backbone", 0.1 * c.lr), ("head", c.lr)):
+            for old, new in zip(jax.tree.leaves(before[name]), jax.tree.leaves(p[name]),
+                                strict=True):
+                want = old - lr * factor * (1 + 2e-4 * old)
+                np.testing.assert_allclose(new, want, rtol=1e-5, atol=1e-7)

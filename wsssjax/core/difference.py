@@ -21,6 +21,7 @@ import numpy as np
 
 from wsssjax.core.constants import BACKGROUND, IGNORE
 
+CLIP = 1e-5  # probabilities below it count as this in an energy
 ABSENT = 1e4  # energy of a class that the photo does not hold: its probability is 0 exactly
 
 
@@ -170,10 +171,11 @@ def present_labels(logits_bhwk, tags_bk):
 
 
 def present_energy(logits_bhwk, tags_bk):
-    """float32 [b,h,w,k]: -log of the softmax over the classes that the photo holds.
+    """float32 [b,h,w,k]: -log of the softmax over the classes that the photo holds, cut at CLIP.
 
     Other classes get an energy that a CRF can never overcome: leaving them out is the same.
     """
     present_b11k = with_background(tags_bk)[:, None, None] > 0
     masked_bhwk = jnp.where(present_b11k, logits_bhwk.astype(jnp.float32), -jnp.inf)
-    return jnp.where(present_b11k, -jax.nn.log_softmax(masked_bhwk), ABSENT)
+    energy_bhwk = jnp.minimum(-jax.nn.log_softmax(masked_bhwk), -np.log(np.float32(CLIP)))
+    return jnp.where(present_b11k, energy_bhwk, ABSENT)

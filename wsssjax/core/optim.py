@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,14 @@ def poly(lr: float, total_steps: int, power: float, lag_steps: int = 0):
     return schedule
 
 
+def cosine(lr: float, period_steps: float):
+    """lr·½(1 + cos(π t / R)) of the step t: down to 0 after R = period_steps, where it stays."""
+    def schedule(step):
+        return lr * 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(step / period_steps, 1.0)))
+
+    return schedule
+
+
 def _groups(config, params, whole, still):
     """Per parameter the index of the first group whose pattern matches; a pattern that matches
     nothing is an error, since it is most likely misspelt."""
@@ -53,11 +62,14 @@ def _groups(config, params, whole, still):
     return labels
 
 
-def _one(config, lr_factor: float, decay_factor: float, total_steps: int):
+def _one(config, lr_factor: float, decay_factor: float, total_steps: int, schedule):
     """The update of one group."""
     if not lr_factor:
         return optax.set_to_zero()  # frozen: no decay either
-    rate = poly(config.lr * lr_factor, total_steps, config.poly_power, config.lag_steps)
+    if schedule is None:
+        rate = poly(config.lr * lr_factor, total_steps, config.poly_power, config.lag_steps)
+    else:
+        rate = schedule(config.lr * lr_factor)
     decay = config.weight_decay * decay_factor
     if config.name == "adamw":
         return optax.adamw(rate, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=decay)
@@ -67,8 +79,8 @@ def _one(config, lr_factor: float, decay_factor: float, total_steps: int):
     return optax.chain(*parts, optax.sgd(rate, momentum=momentum))
 
 
-def build(config, params, total_steps: int, *, whole=None,
-          still: str = "") -> optax.GradientTransformation:
+def build(config, params, total_steps: int, *, whole=None, still: str = "",
+          schedule: Callable | None = None) -> optax.GradientTransformation:
     """SGD or AdamW with groups by name.
 
     config: name ("sgd" | "adamw"), lr, momentum (sgd), b1, b2, eps (adamw), weight_decay,
@@ -76,9 +88,11 @@ def build(config, params, total_steps: int, *, whole=None,
     decay factor), the first match counts; an lr factor of 0 freezes.
     whole: all parameters, where `params` is only the part that learns: a pattern must match one.
     still: regular expression of parameters that no forward pass reads; they are never moved.
+    schedule: learning rate → (step → rate), in the place of `poly`; poly_power and lag_steps are
+    then not read.
     """
     choose({"sgd": 0, "adamw": 0}, config.name, "config.optim.name")
     labels = _groups(config, params, params if whole is None else whole, still)
-    table = {str(i): _one(config, lr, decay, total_steps)
+    table = {str(i): _one(config, lr, decay, total_steps, schedule)
              for i, (_, lr, decay) in enumerate(config.groups)} | {STILL: optax.set_to_zero()}
     return optax.multi_transform(table, labels)

@@ -30,6 +30,10 @@ BATCH_KEYS = {
     "cut1": Key("bool", "bhw", "CutMix box of strong1"),
     "cut2": Key("bool", "bhw", "CutMix box of strong2"),
     "saliency": Key("float32", "bhw", "0..1, higher where something stands out"),
+    "knowledge": Key("int32", "bhw", "first of two label maps, on a grid of a quarter of the sides"),
+    "advice": Key("int32", "bhw", "second one, on that grid"),
+    "seed": Key("int32", "bhw", "label map to start from, on that grid"),
+    "photo": Key("uint8", "bhwc", "photo on that grid, colours as they are"),
     "row": Key("bool", "b", "False on rows that only fill the batch up"),
     "name": Key("str", "b", "image id"),
 }
