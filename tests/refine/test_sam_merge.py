@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wsssjax.refine import sam_merge
+from wsssjax.refine import merge_runs, rle, sam_merge
 
 
 def grid(text):
@@ -20,6 +20,20 @@ def boxes(size, *parts):
     return masks
 
 
+def on_runs(label, masks, *arguments, **options):
+    return merge_runs.merge(label, [rle.encode(m) for m in masks], *arguments, **options).label_hw
+
+
+@pytest.fixture
+def both():
+    """The merged label map from unpacked masks, which that from run lengths equals."""
+    def merge(*arguments, **options):
+        merged = sam_merge.merge(*arguments, **options)
+        np.testing.assert_array_equal(on_runs(*arguments, **options), merged)
+        return merged
+    return merge
+
+
 SIX = (6, 6)
 EXAMPLE_1 = grid("11.... 111... .1..2. ...22. 3..22. 3....#")
 MASKS_1 = np.concatenate([boxes(SIX, (0, 1, 0, 2), (2, 2, 1, 2), (2, 5, 2, 5), (3, 4, 3, 4)),
@@ -31,8 +45,8 @@ MASKS_1 = np.concatenate([boxes(SIX, (0, 1, 0, 2), (2, 2, 1, 2), (2, 5, 2, 5), (
     ("max_iou_imp", "111... 111... ...... ...22. 3..22. 3....."),
     ("max_iou", "111... 111... ...... ...22. ...22. ......"),
 ])
-def test_example_1(rule, want):
-    np.testing.assert_array_equal(sam_merge.merge(EXAMPLE_1, MASKS_1, rule), grid(want))
+def test_example_1(both, rule, want):
+    np.testing.assert_array_equal(both(EXAMPLE_1, MASKS_1, rule), grid(want))
 
 
 EXAMPLE_2 = grid("1112.. 1112.. ...2.. ...... ...... ......")
@@ -46,8 +60,8 @@ REST = " ...... ...... ...... ......"
     ("max_iou_imp2", "all", "1111.. 1111.."),
     ("max_iou", "sequential", "1111.. 1111.."),
 ])
-def test_example_2_coverage_shrinks(rule, coverage, want):
-    got = sam_merge.merge(EXAMPLE_2, MASKS_2, rule, coverage=coverage)
+def test_example_2_coverage_shrinks(both, rule, coverage, want):
+    got = both(EXAMPLE_2, MASKS_2, rule, coverage=coverage)
     np.testing.assert_array_equal(got, grid(want + REST))
 
 
@@ -59,27 +73,36 @@ FULL_BLOCK = "...... .333.. .333.. .333.. ...... ......"
     ("max_iou_imp2", "...... .333.. .313.. .331.. ...... ......"),
     ("max_iou_imp", FULL_BLOCK), ("max_iou", FULL_BLOCK), ("argmax", FULL_BLOCK),
 ])
-def test_example_3_a_small_class_steals_a_mask(rule, want):
-    got = sam_merge.merge(EXAMPLE_3, boxes(SIX, (1, 3, 1, 3)), rule)
+def test_example_3_a_small_class_steals_a_mask(both, rule, want):
+    got = both(EXAMPLE_3, boxes(SIX, (1, 3, 1, 3)), rule)
     np.testing.assert_array_equal(got, grid(want))
 
 
 @pytest.mark.parametrize("rule", sam_merge.RULES)
-def test_example_4_without_masks(rule):
-    got = sam_merge.merge(EXAMPLE_1, np.zeros((0, *SIX), bool), rule)
+def test_example_4_without_masks(both, rule):
+    got = both(EXAMPLE_1, np.zeros((0, *SIX), bool), rule)
     want = np.where((EXAMPLE_1 == 255) | (rule == "max_iou"), 0, EXAMPLE_1)
     np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("shared, want", [(17, True), (16, False)])
-def test_example_5_exactly_85_percent_passes(shared, want):
-    assert sam_merge.passes(np.array([shared]), np.array([40]), 20, flood=True)[0] == want
-    assert not sam_merge.passes(np.array([shared]), np.array([40]), 20, flood=False)[0]
+def test_example_5_exactly_85_percent_passes(both, shared, want):
+    label = np.zeros((5, 16), np.uint8)
+    label.reshape(-1)[:20] = 1
+    mask = np.zeros((1, 5, 16), bool)
+    mask.reshape(-1)[20 - shared:60 - shared] = True  # 40 pixels, less than half of them class 1
+    got = both(label, mask)
+    assert (got == 1).sum() == (60 - shared if want else 20 - shared)
+    assert (both(label, mask, "max_iou_imp") == 1).sum() == 20 - shared
 
 
 @pytest.mark.parametrize("shared, want", [(20, False), (21, True)])
-def test_exactly_half_fails(shared, want):
-    assert sam_merge.passes(np.array([shared]), np.array([40]), 100, flood=True)[0] == want
+def test_exactly_half_fails(both, shared, want):
+    label = np.zeros((10, 20), np.uint8)
+    label.reshape(-1)[:100] = 1
+    mask = np.zeros((1, 10, 20), bool)
+    mask.reshape(-1)[100 - shared:140 - shared] = True
+    assert (both(label, mask) == 1).sum() == (140 - shared if want else 100 - shared)
 
 
 def literal(label, masks, rule, coverage, keep):
@@ -122,13 +145,13 @@ def random_case(rng):
 
 
 @pytest.mark.parametrize("rule", sam_merge.RULES)
-def test_merge_equals_the_literal_rules_on_random_cases(rule):
+def test_merge_equals_the_literal_rules_on_random_cases(both, rule):
     rng = np.random.default_rng(0)
     for _ in range(200):
         label, masks = random_case(rng)
         for coverage in sam_merge.COVERAGE:
             for keep in (None, True, False):
-                got = sam_merge.merge(label, masks, rule, coverage=coverage, keep_uncovered=keep)
+                got = both(label, masks, rule, coverage=coverage, keep_uncovered=keep)
                 kept = sam_merge.RULES[rule].keep if keep is None else keep
                 np.testing.assert_array_equal(got, literal(label, masks, rule, coverage, kept))
 
@@ -143,19 +166,19 @@ def test_order_and_copies_of_masks_do_not_matter():
                                           sam_merge.merge(label, mixed, rule))
 
 
-def test_a_label_that_the_masks_trace_exactly_stays():
+def test_a_label_that_the_masks_trace_exactly_stays(both):
     label = grid("11.... 11.... ....22 ....22 ....22 ......")
     masks = np.stack([label == 1, label == 2, label == 0])
     for rule in sam_merge.RULES:
-        np.testing.assert_array_equal(sam_merge.merge(label, masks, rule), label)
+        np.testing.assert_array_equal(both(label, masks, rule), label)
 
 
-def test_area_cap_stops_the_flood():
+def test_area_cap_stops_the_flood(both):
     whole = np.ones((1, *SIX), bool)
     label = grid("11.... 11.... ...... ...... ...... ......")
-    assert (sam_merge.merge(label, whole) == 1).all()
-    np.testing.assert_array_equal(sam_merge.merge(label, whole, area_cap=0.9), label)
-    assert (sam_merge.merge(label, whole, area_cap=1.0) == 1).all()
+    assert (both(label, whole) == 1).all()
+    np.testing.assert_array_equal(both(label, whole, area_cap=0.9), label)
+    assert (both(label, whole, area_cap=1.0) == 1).all()
 
 
 def test_overlaps_are_exact_above_float32():

@@ -79,7 +79,7 @@ def test_shards_part_the_ids():
 @pytest.mark.parametrize("flags, message", [
     (["--backend=felzenszwalb", "--shard=2/2"], "--shard=2/2: want i/n"),
     (["--backend=felzenszwalb", "--shard=x"], "--shard=x: want i/n"),
-    (["--backend=mcg"], "--backend 'mcg' is unknown; there are felzenszwalb, sam"),
+    (["--backend=mcg"], "--backend 'mcg' is unknown; there are felzenszwalb, import, sam"),
     (["--backend=sam"], "--backend=sam: needs --checkpoint=FILE"),
 ])
 def test_bad_flags_are_one_line(photos, flags, message):

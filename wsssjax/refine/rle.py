@@ -9,7 +9,11 @@ MAX_GROUPS = 12                              # 60 bits; longer numbers do not fi
 
 
 def encode(mask_hw: np.ndarray) -> np.ndarray:
-    """Run lengths int64 [r] of a bool mask, column by column, starting with a run of zeros."""
+    """Run lengths int64 [r] of a bool mask, column by column, starting with a run of zeros.
+
+    >>> encode(np.array([[0, 1], [1, 0]], bool)).tolist()
+    [1, 2, 1]
+    """
     flat = np.asarray(mask_hw, bool).T.reshape(-1)
     ends = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     runs = np.diff(np.concatenate([[0], ends, [flat.size]]))
@@ -20,6 +24,9 @@ def encode_regions(region_hw: np.ndarray) -> list[np.ndarray]:
     """Run lengths of every region 0..n-1 of a partition, in one pass over the pixels.
 
     region_hw: int [h, w]; numbers that do not occur give an empty mask.
+
+    >>> [counts_r.tolist() for counts_r in encode_regions(np.array([[0, 0, 1], [0, 2, 2]]))]
+    [[0, 3, 3], [4, 1, 1], [3, 1, 1, 1]]
     """
     flat = region_hw.T.reshape(-1)
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
@@ -37,6 +44,9 @@ def encode_regions(region_hw: np.ndarray) -> list[np.ndarray]:
 
 def area_and_box(counts_r: np.ndarray, size: tuple[int, int]) -> tuple[int, list[int]]:
     """Pixels of a mask and its box [x, y, w, h] from run lengths; an empty mask has box 0, 0, 0, 0.
+
+    >>> area_and_box(np.array([1, 2, 1]), (2, 2))
+    (2, [0, 0, 2, 2])
     """
     ends = np.cumsum(counts_r)
     full = np.asarray(counts_r[1::2]) > 0
@@ -53,8 +63,8 @@ def area_and_box(counts_r: np.ndarray, size: tuple[int, int]) -> tuple[int, list
     return int((last - first + 1).sum()), [left, top, right - left + 1, bottom - top + 1]
 
 
-def decode(counts_r: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The bool mask [h, w] of run lengths; ValueError unless they fill it exactly."""
+def check(counts_r: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The same run lengths; ValueError unless they fill an image of [h, w] exactly."""
     height, width = size
     if counts_r.size and counts_r.min() < 0:
         raise ValueError(f"has a run of {counts_r.min()} pixels; want 0 or more")
@@ -62,12 +72,26 @@ def decode(counts_r: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if (counts_r > height * width).any() or counts_r.sum() != height * width:
         raise ValueError(f"has runs over {counts_r.astype(float).sum():.0f} pixels; "
                          f"want {height} x {width}")
+    return counts_r
+
+
+def decode(counts_r: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The bool mask [h, w] of run lengths; ValueError unless they fill it exactly.
+
+    >>> decode(np.array([1, 2, 1]), (2, 2)).tolist()
+    [[False, True], [True, False]]
+    """
+    check(counts_r, size)
     ones_r = np.arange(counts_r.size) % 2 == 1
-    return np.repeat(ones_r, counts_r).reshape(width, height).T
+    return np.repeat(ones_r, counts_r).reshape(size[1], size[0]).T
 
 
 def compress(counts_r: np.ndarray) -> str:
-    """Run lengths as COCO's string: from the fourth on the difference to the run before last."""
+    """Run lengths as COCO's string: from the fourth on the difference to the run before last.
+
+    >>> compress(np.array([3, 3, 3])), decompress("333").tolist()
+    ('333', [3, 3, 3])
+    """
     values = np.array(counts_r, np.int64)
     values[3:] -= np.asarray(counts_r, np.int64)[1:-2]
     characters, used = [], []
