@@ -74,14 +74,17 @@ def _walk(scores_khw, features_hwd, size_2, beta, steps: int, psa: bool):
     padded = jnp.pad(ahead, ((0, 0), (margin, margin)))
     behind = jnp.stack([shifted(padded[n], -s) for n, s in enumerate(shifts)])
     total = 1.0 + ahead.sum(0) + behind.sum(0)
-    own, ahead, behind = 1.0 / total, ahead / total[None], behind / total[None]
+    ahead, behind = ahead / total[None], behind / total[None]
 
     def step(_, v_kn):
+        # As v plus weighted differences: weights that sum to 1 but for rounding would let a
+        # constant channel drift by 4e-5 in 256 steps.
         padded = jnp.pad(v_kn, ((0, 0), (margin, margin)))
-        out = v_kn * own[None]
+        change = 0.0
         for n, s in enumerate(shifts):
-            out += shifted(padded, s) * ahead[n][None] + shifted(padded, -s) * behind[n][None]
-        return out
+            change += (shifted(padded, s) - v_kn) * ahead[n][None]
+            change += (shifted(padded, -s) - v_kn) * behind[n][None]
+        return v_kn + change
 
     v_kn = lax.fori_loop(0, steps, step, flat(scores_khw))
     return v_kn.reshape(k, h, pitch)[:, :, :w]
