@@ -2,6 +2,7 @@
 
 import io
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -47,6 +48,50 @@ def test_transparent_palettes_do_not_warn():
         )
 
 
+@pytest.mark.parametrize("colour", [0, 2, 4, 6], ids=["grey", "RGB", "grey+alpha", "RGBA"])
+def test_sixteen_bits_are_scaled_as_a_viewer_does(raw_png, colour):
+    values = np.array([[0, 127, 128, 129, 255], [256, 257, 32767, 32768, 65535]])
+    want = np.floor(values / 257 + 0.5).astype(np.uint8)  # 65535 is 255, and nothing wraps round
+    got = photos.decode_photo(raw_png(values, depth=16, colour=colour), "a")
+    np.testing.assert_array_equal(got, np.repeat(want[..., None], 3, axis=2))
+
+
+def test_colours_of_sixteen_bits_keep_their_places_and_stand_upright():
+    cv2 = pytest.importorskip("cv2")
+    deep = NOISE.astype(np.uint16) * 257
+    png = cv2.imencode(".png", np.ascontiguousarray(deep[..., ::-1]))[1].tobytes()
+    np.testing.assert_array_equal(photos.decode_photo(png, "a"), NOISE)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    body = b"eXIf" + exif.tobytes()[6:]  # without the "Exif" of JPEG in front
+    chunk = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    turned = photos.decode_photo(png[:33] + chunk + png[33:], "a")
+    np.testing.assert_array_equal(turned, np.rot90(NOISE, -1))
+
+
+@pytest.mark.parametrize("marker", [True, False], ids=["Adobe", "plain"])
+def test_cmyk_photos_show_their_colours(marker):
+    """Adobe stores its inks inverted; both kinds look as OpenCV shows them."""
+    cv2 = pytest.importorskip("cv2")
+    colours = np.array([(255, 0, 0), (0, 128, 255), (250, 240, 20), (30, 30, 30)], np.uint8)
+    image = Image.fromarray(np.repeat(np.repeat(colours[None], 32, 0), 32, 1)).convert("CMYK")
+    data = _encode(image, "JPEG", quality=95)
+    at = data.index(b"\xff\xee")
+    if not marker:
+        data = data[:at] + data[at + 2 + int.from_bytes(data[at + 2:at + 4], "big"):]
+    got = photos.decode_photo(data, "a")[16, 16::32].astype(int)
+    assert np.abs(got - colours).max() <= 2
+    seen = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[16, 16::32, ::-1]
+    assert np.abs(got - seen).max() <= 2
+
+
+def test_a_photo_of_one_pixel_or_one_colour():
+    for size in ((1, 1), (1, 7), (9, 4)):
+        image = np.full((*size, 3), (9, 200, 31), np.uint8)
+        np.testing.assert_array_equal(photos.decode_photo(_encode(image), "a"), image)
+        assert photos.decode_photo(_encode(image, "JPEG"), "a").shape == image.shape
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_photos_stand_upright(tmp_path, orientation):
     """All eight EXIF orientations of a camera give the picture that was seen, and its size."""
@@ -78,7 +123,9 @@ HOSTILE = {
     "PNG cut off": (lambda png: _cut(_encode(NOISE)), "broken PNG"),
     "JPEG signature": (lambda png: b"\xff\xd8\xff", "broken JPEG"),
     "PNG signature": (lambda png: b"\x89PNG\r\n\x1a\n", "broken PNG"),
-    "16 bit": (lambda png: png(np.zeros((4, 4)), depth=16, colour=0), "8 bits"),
+    "16 bit cut off": (lambda png: png(np.ones((40, 40)), depth=16, colour=0)[:-30], "broken PNG"),
+    "16 bit damaged": (lambda png: png(np.ones((40, 40)), depth=16, damage=b"IDAT", colour=2),
+                       "broken PNG"),
     "huge": (lambda png: png(np.zeros((4, 4)), size=(10**9, 10**9)), "scale it down"),
     "large": (lambda png: png(np.zeros((4, 4)), size=(9000, 9000)), "scale it down"),
 }
@@ -98,8 +145,6 @@ def test_hostile_photos_are_one_line_that_names_the_file(raw_png, tmp_path, case
 
 def test_a_text_chunk_that_explodes_is_refused(tmp_path):
     """A few kB of compressed text that would unpack to 200 MB."""
-    import zlib
-
     data = _encode(NOISE)
     body = b"zTXt" + b"key\0\0" + zlib.compress(bytes(200 << 20), 9)
     chunk = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")

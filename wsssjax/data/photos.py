@@ -8,8 +8,9 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
@@ -18,7 +19,12 @@ MAX_BYTES = 256 << 20
 PHOTO_MODES = ("L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "1")
 SIGNATURES = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
 _READERS = {"JPEG": JpegImageFile, "PNG": PngImageFile}
+_PNG_DEPTH = 24  # the byte that holds the bits per channel
 _UPRIGHT = 0x0112  # EXIF tag: how the camera was held
+_TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+          4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+          6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+          8: Image.Transpose.ROTATE_90}
 _QUARTER_TURNS = (5, 6, 7, 8)  # its values that exchange height and width
 
 
@@ -72,18 +78,36 @@ def _named(name: str | os.PathLike, kind: str) -> Iterator[None]:
 
 
 def decode_photo(data: bytes, name: str | os.PathLike) -> np.ndarray:
-    """RGB pixels uint8 [h,w,3] of an encoded JPEG or PNG, upright as its EXIF orientation says.
+    """RGB pixels uint8 [h,w,3] of an encoded JPEG or PNG, as a viewer shows it: upright as its EXIF
+    orientation says, grey and CMYK as RGB, 16 bits per channel scaled to 8, transparency dropped.
 
     name: what to call the photo in an error.
     """
     image = open_image(data, name, ("JPEG", "PNG"))
-    if image.mode not in PHOTO_MODES:
-        raise ValueError(f"{name}: photo of mode {image.mode}; save it with 8 bits per channel")
     with _named(name, image.format):
-        if image.getexif().get(_UPRIGHT, 1) != 1:
-            image = ImageOps.exif_transpose(image)
+        turn = _TURNS.get(image.getexif().get(_UPRIGHT, 1))
+    if image.format == "PNG" and data[_PNG_DEPTH] == 16:
+        image = Image.fromarray(_sixteen_bits(data, name))
+    elif image.mode not in PHOTO_MODES:
+        raise ValueError(f"{name}: photo of mode {image.mode}; save it with 8 bits per channel")
+    if turn is not None:
+        image = image.transpose(turn)
     image.info.pop("transparency", None)  # PIL would warn that it drops it
     return np.asarray(image.convert("RGB"))
+
+
+def _sixteen_bits(data: bytes, name: str | os.PathLike) -> np.ndarray:
+    """uint8 [h,w,3] of a PNG of 16 bits per channel, 0..65535 rounded to 0..255.
+
+    PIL would clip such grey photos at 255, and cuts off the low byte of such colour photos.
+    """
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16:
+        raise ValueError(f"{name}: broken PNG file (16 bits); save it again")
+    pixels = ((pixels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    if pixels.ndim == 2:
+        return np.repeat(pixels[..., None], 3, axis=2)
+    return np.ascontiguousarray(pixels[..., 2::-1])  # blue, green, red and perhaps alpha
 
 
 def read_photo(path: str | os.PathLike) -> np.ndarray:
