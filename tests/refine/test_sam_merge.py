@@ -156,6 +156,54 @@ def test_merge_equals_the_literal_rules_on_random_cases(both, rule):
                 np.testing.assert_array_equal(got, literal(label, masks, rule, coverage, kept))
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_runs_and_unpacked_masks_agree_in_everything(compiled, monkeypatch):
+    """Labels, overlaps and claims, with and without numba, caps and all options included."""
+    if not compiled:
+        monkeypatch.setattr(merge_runs, "numba", None)
+    rng = np.random.default_rng(3)
+    for _ in range(150):
+        label, masks = random_case(rng)
+        rule = str(rng.choice(list(sam_merge.RULES)))
+        options = {"coverage": str(rng.choice(sam_merge.COVERAGE)),
+                   "keep_uncovered": [None, True, False][rng.integers(3)],
+                   "area_cap": [None, float(rng.uniform(0.01, 1))][rng.integers(2)]}
+        merged = merge_runs.merge(label, [rle.encode(m) for m in masks], rule, **options)
+        np.testing.assert_array_equal(merged.label_hw,
+                                      sam_merge.merge(label, masks, rule, **options))
+        assert merged.label_hw.dtype == np.uint8
+        found = sam_merge.overlaps(label, masks)
+        for got, want in zip(merged.found, found, strict=True):
+            np.testing.assert_array_equal(got, want)
+        there = sam_merge.under_cap(found.mask_m, options["area_cap"], label.size)
+        claims = sam_merge.claim(found, sam_merge.RULES[rule], there)
+        for got, want in zip(merged.claims, claims, strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
+def test_a_capped_mask_is_as_good_as_absent():
+    rng = np.random.default_rng(4)
+    for _ in range(100):
+        label, masks = random_case(rng)
+        cap = float(rng.uniform(0.05, 0.9))
+        small = masks[masks.sum((1, 2)) <= cap * label.size]
+        for rule in sam_merge.RULES:
+            for coverage in sam_merge.COVERAGE:
+                np.testing.assert_array_equal(
+                    sam_merge.merge(label, masks, rule, coverage=coverage, area_cap=cap),
+                    sam_merge.merge(label, small, rule, coverage=coverage))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1)])
+def test_images_of_a_few_pixels_and_labels_of_one_value(both, size):
+    for value in (0, 1, 255):
+        label = np.full(size, value, np.uint8)
+        for masks in (np.zeros((0, *size), bool), np.zeros((1, *size), bool),
+                      np.ones((2, *size), bool)):
+            np.testing.assert_array_equal(both(label, masks),
+                                          np.where(label == 255, 0, label))
+
+
 def test_order_and_copies_of_masks_do_not_matter():
     rng = np.random.default_rng(1)
     for _ in range(50):
