@@ -1,7 +1,10 @@
 """tools/propose_masks.py: resumes, shards, names bad input, and leaves no process behind."""
 
+import json
 import os
 import pathlib
+import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wsssjax.core.config import load
 from wsssjax.refine import proposals, propose
 
 TOOL = pathlib.Path(__file__).parents[2] / "tools" / "propose_masks.py"
@@ -95,6 +99,110 @@ def test_a_broken_photo_is_named_and_loses_nothing(photos, processes):
         run(photos, processes=processes)
     assert len(list((photos / "out").glob("*.json.gz"))) == 4
     assert not list((photos / "out").glob(".*"))
+
+
+def test_photos_of_one_pixel_or_one_colour_have_no_proposals_and_do_not_stop(photos):
+    for name, size in (("f", (1, 1)), ("g", (20, 30)), ("h", (1, 50))):
+        Image.fromarray(np.full((*size, 3), 70, np.uint8)).save(photos / f"photos/{name}.png")
+        made = run(photos)
+        assert proposals.read(photos / "out", name, size).shape == (0, *size)
+    assert made["without_masks"] == 3 and made["images"] == 8 and made["masks"] > 0
+
+
+def test_photos_lie_as_a_viewer_shows_them(photos):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.open(photos / "photos" / "a.png")
+    image.save(photos / "photos" / "turned.jpg", exif=exif)
+    image.convert("CMYK").save(photos / "photos" / "inks.jpg")
+    deep = np.array(image.convert("L")).astype(np.uint16) * 257
+    Image.fromarray(deep).save(photos / "photos" / "deep.png")
+    run(photos)
+    for name, size in (("turned", (40, 30)), ("inks", (30, 40)), ("deep", (30, 40))):
+        assert len(proposals.read(photos / "out", name, size)) > 3
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"scale": (1.0,)}, "--backend=felzenszwalb: 'scale' is no parameter of it; did you mean 'sca"),
+    ({"scales": ()}, r"scales \(\); want numbers above 0"),
+    ({"scales": (0.0,)}, r"scales \(0.0,\); want numbers above 0"),
+    ({"min_part": 1.5}, "min_part 1.5; want a part of the photo"),
+    ({"max_part": 0.0}, "max_part 0.0; want a part of the photo"),
+    ({"merges": -1}, "merges -1; want a count"),
+    ({"sigma": -1.0}, "sigma -1.0; want pixels"),
+])
+def test_bad_parameters_are_named_before_anything_is_written(photos, changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(photos, **changes)
+    assert not (photos / "out").exists()
+
+
+def test_the_config_holds_the_defaults():
+    fields = dict(load(f"{ROOT}/configs/propose_felzenszwalb.py"))
+    assert fields == propose.FELZENSZWALB | {"backend": "felzenszwalb"}
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--config.scale=3"], "--config.scale: config has no field 'scale'; did you mean 'scales'?"),
+    (["--config.sigma=wide"], "--config.sigma=wide: want a number"),
+    (["--config=configs/propose_sam.py"], "is for --backend=sam, not felzenszwalb"),
+    (["--config=configs/propose_sma.py"], "no such config file; did you mean"),
+    (["--checkpoint=x"], "--checkpoint: is for --backend=sam only"),
+    (["--device=cpu"], "--device: is for --backend=sam only"),
+    (["--from=x"], "--from: is for --backend=import only"),
+])
+def test_flags_of_another_backend_are_refused(photos, monkeypatch, flags, message):
+    monkeypatch.chdir(ROOT)
+    main = runpy.run_path(str(TOOL))["main"]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        main(["--backend=felzenszwalb", f"--images={photos}/photos", f"--out={photos}/out", *flags])
+
+
+def test_fields_and_counts_on_the_command_line(photos, capsys):
+    main = runpy.run_path(str(TOOL))["main"]
+    flags = [f"--images={photos}/photos", f"--out={photos}/out", f"--json={photos}/r.json"]
+    main(["--backend=felzenszwalb", "--config.scales=20,60", "--config.max_part", "0.5", *flags])
+    made = json.loads((photos / "r.json").read_text())
+    assert made["by"]["scales"] == [20.0, 60.0] and made["by"]["max_part"] == 0.5
+    masks = [proposals.read(photos / "out", name, (30, 40)) for name in "abcde"]
+    assert made["masks"] == sum(map(len, masks)) and max(m.mean() for ms in masks for m in ms) <= .5
+    assert f"5 photos, 0 of them already there, {made['masks']} masks" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--config.scales: --backend=import has no parameters"):
+        main(["--backend=import", "--config.scales=1", *flags])
+    with pytest.raises(ValueError, match="--backend: missing"):
+        main(flags)
+
+
+def test_only_this_shards_leftovers_are_swept(photos):
+    (photos / "out").mkdir()
+    mine, others = (photos / "out" / f".{name}.json.gz.77.wsssjax-tmp" for name in "ab")
+    for path in (mine, others):
+        path.write_bytes(b"half")
+    run(photos, part="0/2")
+    assert not mine.exists() and others.exists()
+
+
+def test_killed_in_the_middle_and_run_again_equals_one_run(photos):
+    rng = np.random.default_rng(1)
+    for name in "fghijk":
+        noise = rng.integers(0, 255, (300, 400, 3)).astype(np.uint8)
+        Image.fromarray(noise).save(photos / "photos" / f"{name}.png")
+    flags = [sys.executable, TOOL, "--backend=felzenszwalb", f"--images={photos}/photos",
+             f"--out={photos}/killed"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    killed = subprocess.Popen(flags, env=env, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not list((photos / "killed").glob("f.json.gz")):
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    before = len(list((photos / "killed").glob("*.json.gz")))
+    assert 0 < before < 11
+    made = run(photos, out=str(photos / "killed"))
+    assert made["already_there"] == before
+    assert made | {"already_there": 0} == run(photos)
+    assert {p.name: p.read_bytes() for p in (photos / "out").iterdir()} == {
+        p.name: p.read_bytes() for p in (photos / "killed").iterdir()}
 
 
 def alive(pid):
