@@ -25,20 +25,21 @@ NUM_CLASSES = 21
 
 
 def blob(rng: np.random.Generator) -> np.ndarray:
-    """One mask bool [h, w]: a rotated ellipse whose radius wavers, from 0.02 % to half the image.
-    """
+    """One mask bool [h, w]: a rotated ellipse whose radius wavers and whose edge frays."""
     height, width = SIZE
     angle = np.linspace(0, 2 * np.pi, 120, endpoint=False)
     waver = 1 + sum(rng.normal(0, 0.25 / k) * np.cos(k * angle + rng.uniform(0, 6)) for k in
                     range(2, 16))
-    radius = np.exp(rng.uniform(np.log(8), np.log(200))) * np.clip(waver, 0.2, 2)
+    radius = np.exp(rng.uniform(np.log(12), np.log(250))) * np.clip(waver, 0.2, 2)
     stretch, turn = rng.uniform(0.4, 1), rng.uniform(0, np.pi)
     x, y = radius * np.cos(angle), stretch * radius * np.sin(angle)
     points = np.stack([x * np.cos(turn) - y * np.sin(turn) + rng.uniform(0, width),
                        x * np.sin(turn) + y * np.cos(turn) + rng.uniform(0, height)], 1)
     mask_hw = np.zeros(SIZE, np.uint8)
     cv2.fillPoly(mask_hw, [points.round().astype(np.int32)], 1)
-    return mask_hw.astype(bool)
+    box = np.ones((3, 3), np.uint8)
+    edge_hw = cv2.dilate(mask_hw, box) != cv2.erode(mask_hw, box)
+    return mask_hw.astype(bool) ^ (edge_hw & (rng.random(SIZE) < 0.2))
 
 
 def make(folder: pathlib.Path, images: int, masks: int) -> list[str]:
@@ -93,6 +94,8 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         ids = make(folder, flags.images, flags.masks)
+        size = sum(path.stat().st_size for path in (folder / "proposals").iterdir())
+        print(f"proposals: {size / len(ids) / flags.masks:.0f} bytes a mask", flush=True)
         stages(folder, ids[:2])  # compiles
         for _ in range(flags.repeats):
             start = time.perf_counter()
