@@ -11,7 +11,7 @@ from wsssjax.cam import cam, eps
 from wsssjax.core import checkpoint, cli, files, parallel, record
 from wsssjax.core import config as configs
 from wsssjax.core.progress import Progress
-from wsssjax.refine import affinity
+from wsssjax.refine import affinity, difference
 from wsssjax.semi import fixmatch, supervised, unimatch, unimatch_v2
 
 METHODS = {
@@ -19,6 +19,7 @@ METHODS = {
     "cam": cam.build,
     "eps": eps.build,
     "fixmatch": fixmatch.build,
+    "ssdd_static": difference.build,
     "supervised": supervised.build,
     "unimatch": unimatch.build,
     "unimatch_v2": unimatch_v2.build,

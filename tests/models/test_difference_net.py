@@ -175,7 +175,7 @@ def test_fresh_layers_are_kaiming_normal():
 def test_efficientnet_carries_it():
     config = ml_collections.ConfigDict(dict(
         encoder="efficientnet_lite0", output_stride=16, dtype="bfloat16", head_width=16,
-        head_dilation=6, difference_width=8))
+        head_dilation=6, difference_width=8, freeze_encoder=False))
     model = difference_net.build(config, CLASSES, branches=1)
     image = jnp.ones((1, 112, 96, 3))
     variables = jax.eval_shape(lambda: difference_net.first_variables(model, jax.random.key(0)))

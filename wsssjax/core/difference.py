@@ -152,6 +152,16 @@ def unflagged(loss_b, flags_bk):
     return jnp.where(keep_b, loss_b, 0.0).sum(), keep_b.sum(dtype=jnp.float32)
 
 
+def detection_loss(logits_mbhw, differ_bhw, keep_bhw, flags_bk):
+    """The balanced loss of m label maps' predictions as (sum, count), over unflagged images.
+
+    The sum is a mean over the m, so that sum / count is the mean over maps and images.
+    """
+    sums, counts = zip(*(unflagged(balanced(*difference_loss(logits_bhw, differ_bhw, keep_bhw)),
+                                   flags_bk) for logits_bhw in logits_mbhw), strict=True)
+    return sum(sums) / len(sums), counts[0]
+
+
 # ---- a branch's own label map ------------------------------------------------------------------
 
 

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from wsssjax.core import parallel
 from wsssjax.core.config import choose
+from wsssjax.core.state import TrainState
 
 STILL = "still"
 
@@ -96,3 +98,26 @@ def build(config, params, total_steps: int, *, whole=None, still: str = "",
     table = {str(i): _one(config, lr, decay, total_steps, schedule)
              for i, (_, lr, decay) in enumerate(config.groups)} | {STILL: optax.set_to_zero()}
     return optax.multi_transform(table, labels)
+
+
+def build_cosine(config, params, epoch_steps: int, *, still: str = ""):
+    """`build` whose rates fall as half a cosine, to 0 after config.cosine_epochs passes.
+
+    config: as for `build`, with cosine_epochs in the place of poly_power and lag_steps.
+    epoch_steps: steps of one pass.
+    """
+    return build(config, params, 0, still=still,
+                 schedule=lambda lr: cosine(lr, config.cosine_epochs * epoch_steps))
+
+
+def descend(before: TrainState, loss: Callable,
+            optimizer: optax.GradientTransformation) -> tuple[TrainState, dict]:
+    """(state, metrics) one step down the gradient of `loss`, averaged over the devices.
+
+    loss: params → (scalar, metrics) of this device.  Inside a step only.
+    """
+    (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(before.params)
+    grads = parallel.mean(grads)  # after differentiating: a gradient through a sum would be wrong
+    updates, opt = optimizer.update(grads, before.opt, before.params)
+    return before.replace(step=before.step + 1, opt=opt,
+                          params=optax.apply_updates(before.params, updates)), metrics

@@ -246,6 +246,7 @@ class DifferenceSegmenter(nn.Module):
     """(logits float32 [b,h,w,k] of the main branch at the size of the image, aux of the encoder).
 
     branches: 1, or 2: a second head and difference network on the same encoder.
+    freeze: no gradient reaches the encoder.
     width, dilation: of the heads.
     """
 
@@ -255,6 +256,7 @@ class DifferenceSegmenter(nn.Module):
     width: int = 512
     dilation: int = 12
     difference_width: int = 256
+    freeze: bool = False
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
@@ -277,6 +279,8 @@ class DifferenceSegmenter(nn.Module):
         """What all branches give, at the grid."""
         grid = grid_size(image_bhwc.shape[1:3])
         _, aux = self.backbone(image_bhwc, train=train)
+        if self.freeze:
+            aux = lax.stop_gradient(aux)
         found = self._heads(aux["features"], BRANCHES[: self.branches])
         logits, hidden = (tuple(_to_grid(x, grid) for x in maps)
                           for maps in zip(*found, strict=True))
@@ -326,7 +330,8 @@ def build(config: Any, num_classes: int, *, branches: int) -> DifferenceSegmente
         backbone = backbone.clone(freeze_below="b2")  # conv1a alone, as published
     return DifferenceSegmenter(
         backbone, num_classes, branches, width=config.head_width, dilation=config.head_dilation,
-        difference_width=config.difference_width, dtype=registry.DTYPES[config.dtype])
+        difference_width=config.difference_width, freeze=config.freeze_encoder,
+        dtype=registry.DTYPES[config.dtype])
 
 
 def first_variables(model: DifferenceSegmenter, key: jax.Array) -> dict:
