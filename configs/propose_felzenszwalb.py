@@ -4,7 +4,7 @@
     python tools/propose_masks.py --config=configs/propose_felzenszwalb.py --config.scales=30,100 \
         --images=JPEGImages --out=proposals
 
-About 0.5 s for a photo of 500 x 375 pixels and a core.
+About 0.3 s for a photo of 500 x 375 pixels and a core, and 300 to 900 masks.
 """
 
 import ml_collections

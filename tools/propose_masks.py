@@ -76,13 +76,13 @@ def main(arguments: list[str]) -> None:
                           **settings(args, overrides))
     if args.json:
         files.write_json(args.json, summary)
-    told = [f"{summary['images']} photos", f"{summary['already_there']} of them already there",
-            f"{summary['masks']} masks"]
+    told = [f"{summary['masks']} masks of {summary['images']} photos, "
+            f"{summary['already_there']} of them already there"]
     if summary["duplicates"]:
-        told.append(f"{summary['duplicates']} identical ones dropped")
+        told.append(f"identical masks dropped: {summary['duplicates']}")
     if summary["without_masks"]:
-        told.append(f"{summary['without_masks']} photos without any")
-    print(f"{args.out}: {', '.join(told)}")
+        told.append(f"photos without any: {summary['without_masks']}")
+    print(f"{args.out}: {'; '.join(told)}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from wsssjax.refine import coco, import_masks, proposals, propose, rle
@@ -166,6 +168,33 @@ def test_hostile_annotations_are_named(folder, value, message):
     with pytest.raises(ValueError, match=rf"{IDS[1]}\.json: .*{message}"):
         run(folder)
     assert proposals.read(folder / "out", IDS[0], SIZE).shape[0] == 4  # what was done stays
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
+        st.sampled_from(["segmentation", "size", "counts", "annotations", "image_id", "images",
+                         "predicted_iou", "point_coords", "masks", "file_name", "id"]), inner),
+    max_leaves=12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(JSON | st.lists(st.fixed_dictionaries({
+    "segmentation": st.fixed_dictionaries({"size": st.just([2, 3]) | JSON,
+                                           "counts": st.lists(st.integers(0, 6)) | JSON}),
+    "image_id": st.integers() | JSON, "predicted_iou": JSON, "point_coords": JSON})))
+def test_any_json_gives_masks_or_a_value_error_that_names_the_file(value):
+    try:
+        found = coco.convert(coco.annotations(value, "a.json"), "a.json")
+        masks = proposals.parse(found, "a.json", (2, 3), "the photo")
+        json.dumps(found["masks"], allow_nan=False)
+        assert all(counts.sum() == 6 for counts in masks.counts)
+    except ValueError as error:
+        assert str(error).startswith("a.json: ")
+    try:
+        coco.by_image(value, "a.json")
+    except ValueError as error:
+        assert str(error).startswith("a.json: ")
 
 
 @pytest.mark.parametrize("value, message", [

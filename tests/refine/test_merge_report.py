@@ -115,6 +115,17 @@ def test_masks_of_a_folder_go_by_their_file_names(folders):
     assert [(m["mask"], m["score"]) for m in told["masks"]] == [("x.png", None), ("y.png", None)]
 
 
+def test_scores_that_are_no_numbers_are_left_out(folders):
+    import gzip
+
+    text = ('{"size":[4,4],"masks":[{"counts":[16],"score":NaN},{"counts":[16],"score":"x"},'
+            '{"counts":[16],"score":[1]}]}')
+    (folders / "masks" / "a.json.gz").write_bytes(gzip.compress(text.encode()))
+    run(folders, ids=["a"], explain=True)
+    told = json.loads((folders / "out" / "explain" / "a.json").read_text())
+    assert [m["score"] for m in told["masks"]] == [None] * 3
+
+
 def test_the_same_input_gives_the_same_bytes(folders):
     def everything():
         run(folders, explain=True, report=str(folders / "r.jsonl"))

@@ -166,7 +166,8 @@ def test_fields_and_counts_on_the_command_line(photos, capsys):
     assert made["by"]["scales"] == [20.0, 60.0] and made["by"]["max_part"] == 0.5
     masks = [proposals.read(photos / "out", name, (30, 40)) for name in "abcde"]
     assert made["masks"] == sum(map(len, masks)) and max(m.mean() for ms in masks for m in ms) <= .5
-    assert f"5 photos, 0 of them already there, {made['masks']} masks" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"{made['masks']} masks of 5 photos, 0 of them already there" in told
     with pytest.raises(ValueError, match="--config.scales: --backend=import has no parameters"):
         main(["--backend=import", "--config.scales=1", *flags])
     with pytest.raises(ValueError, match="--backend: missing"):

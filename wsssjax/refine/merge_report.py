@@ -11,7 +11,7 @@ import numpy as np
 
 from wsssjax.core import files
 from wsssjax.core.constants import BACKGROUND, IGNORE
-from wsssjax.refine import proposals, sam_merge
+from wsssjax.refine import coco, proposals, sam_merge
 from wsssjax.refine.merge_runs import Merged
 
 FORMS = (".jsonl", ".csv")
@@ -77,7 +77,7 @@ def explain(masks: proposals.Masks, merged: Merged, options: dict,
         taken = claims.class_m[m] != BACKGROUND
         entries.append({
             "mask": label, "area": int(found.mask_m[m]),
-            "score": score if type(score) in (int, float) else None,
+            "score": score if coco.finite(score) and not isinstance(score, list) else None,
             "shared": shared, "over_cap": not bool(claims.there_m[m]),
             "claimed_by": name_of(int(claims.class_m[m]), class_names) if taken else None,
             "test": "both" if len(tests) == 2 else tests[0] if tests else None})
