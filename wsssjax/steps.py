@@ -100,7 +100,7 @@ def merge(config, out, inputs):
     """B+: the label maps of B with the proposals merged in."""
     classes = where(inputs["prepare"])["classes"]
     refine_command.run(method="sam", labels=str(inputs["labels_b"]), classes=classes,
-                       proposal_folder=str(inputs["proposals"]), out=str(out), **config.merge)
+                       proposals=str(inputs["proposals"]), out=str(out), **config.merge)
 
 
 def select(config, out, inputs):

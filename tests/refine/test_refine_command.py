@@ -30,7 +30,7 @@ def folders(tmp_path):
 
 def options(folders, **changes):
     return {"method": "sam", "labels": str(folders / "labels"), "out": str(folders / "out"),
-            "proposal_folder": str(folders / "masks"), **changes}
+            "proposals": str(folders / "masks"), **changes}
 
 
 @pytest.mark.parametrize("rule", sam_merge.RULES)
@@ -50,10 +50,11 @@ def test_ids_limit_the_work(folders):
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"method": "crf"}, "--method=crf: not there; there is sam"),
-    ({"proposal_folder": None}, "--method=sam: needs --proposals=P"),
+    ({"method": "bilateral"}, "--method .bilateral. is unknown"),
+    ({"proposals": None}, "--method=sam: needs --proposals; tools"),
     ({"merge": "imp2"}, "--merge 'imp2' is unknown"),
     ({"coverage": "none"}, "--coverage 'none' is unknown"),
+    ({"alpha": 3.0}, "--method=sam: does not take --alpha; it takes --labels"),
     ({"area_cap": 1.2}, "--area_cap=1.2: want a fraction"),
     ({"area_cap": float("nan")}, "--area_cap=nan: want a fraction"),
     ({"ids": ["a", "z"]}, r"labels: holds no label map of 'z' \(1 of 2 ids missing\)"),
@@ -65,7 +66,7 @@ def test_bad_options_are_named_before_anything_is_written(folders, changes, mess
 
 
 def test_missing_proposals_labels_in_place_and_other_sizes_are_named(folders):
-    with pytest.raises(ValueError, match="holds the labels themselves"):
+    with pytest.raises(ValueError, match="holds the input itself"):
         run(**options(folders, out=str(folders / "labels" / ".." / "labels")))
     (folders / "masks" / "b.json.gz").unlink()
     with pytest.raises(ValueError, match=r"no proposals of 'b' \(1 of 3 ids missing\)"):
@@ -79,7 +80,8 @@ def test_command(folders, capsys):
     main([f"--labels={folders}/labels", f"--proposals={folders}/masks", f"--out={folders}/out",
           "--method=sam", "--keep_uncovered=false", f"--json={folders}/r.json"])
     assert "3 label maps" in capsys.readouterr().out
-    assert json.loads((folders / "r.json").read_text()) == {"images": 3, "method": "sam"}
+    result = json.loads((folders / "r.json").read_text())
+    assert result["images"] == 3 and result["method"] == "sam" and result["masks"] == 18
     label = label_map.read(folders / "labels" / "a.png", 21)
     masks = proposals.read(folders / "masks", "a", label.shape)
     np.testing.assert_array_equal(label_map.read(folders / "out" / "a.png", 21),
@@ -87,7 +89,7 @@ def test_command(folders, capsys):
 
 
 def test_unknown_method_is_one_line_and_exit_1(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "wsssjax.refine", "--method=affinity",
+    done = subprocess.run([sys.executable, "-m", "wsssjax.refine", "--method=afinity",
                            "--labels=a", "--out=b"], capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr == (
-        "error: --method=affinity: not there; there is sam\n")
+    assert done.returncode == 1 and done.stderr.startswith("error: --method 'afinity' is unknown")
+    assert "affinity" in done.stderr and done.stderr.count("\n") == 1

@@ -8,12 +8,14 @@ in the sum, and Potts compatibilities reward agreement (the same Q as the textbo
     kernels k(f, g) = exp(-|f - g|² / 2), f = (x / sxy, y / sxy) or (x, y / sxy, r, g, b / srgb)
     Q ← softmax(-U), then T times: Q ← softmax(-U + Σ_m w_m K_m Q), all pixels at once
 
-`infer` runs on the host (Numba, one core, no lock held: an image per thread), `mean_field` is pure
-JAX: compiled, batched, usable inside a training step. Both give the same Q to 1e-4.
+`infer` runs on the host (Numba, one core, no lock held: an image per thread), `infer_compiled` on
+the default device, and `mean_field` is pure JAX for a batch of small images, inside a training
+step for instance. All give the same Q to 1e-4.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -27,6 +29,8 @@ from wsssjax.core.config import choose
 from wsssjax.core.constants import IGNORE
 
 CLIP = 1e-5  # scores below it count as this
+EPSILON = 1e-20  # added to the norms, as the library does
+FILLER = 1e30  # energy of labels that only fill an array up
 NORMALIZATIONS = ("none", "before", "after", "symmetric")
 
 
@@ -34,15 +38,15 @@ class Kernel(NamedTuple):
     """One pairwise term. sxy: pixels, srgb: grey levels of 0..255, standard deviations; srgb None:
     the Gaussian kernel of positions alone.
 
-    compat: a number w: Potts, agreement is rewarded by w.  A vector [k] v: energy + v_l F_l, so a
-    Potts-like one is negative.  A matrix [k, k] M: energy + ½ (M + Mᵀ) F.
+    compat: a number w: Potts, agreement is rewarded by w.  k numbers v: energy + v_l F_l, so that a
+    Potts-like one is negative.  k tuples of k numbers, M: energy + ½ (M + Mᵀ) F.
     normalization: the operator on Q, D = row sums of K: none K, before K D⁻¹, after D⁻¹ K,
     symmetric D^-½ K D^-½.
     """
 
     sxy: float
     srgb: float | None
-    compat: float | np.ndarray
+    compat: float | tuple
     normalization: str = "symmetric"
 
 
@@ -80,8 +84,8 @@ def scores_to_unary(scores_hwk: np.ndarray, scale: float | None = None) -> np.nd
 
     scale: in (0, 1], how much to trust them: p = scale s + (1 - scale) / k.
 
-    >>> scores_to_unary(np.float32([[[0.5, 2.0, 0.0]]])).round(3).tolist()
-    [[[0.6930000185966492, -0.0, 11.513999938964844]]]
+    >>> [f"{u:.3f}" for u in scores_to_unary(np.float32([0.5, 2.0, 0.0]))]
+    ['0.693', '-0.000', '11.513']
     """
     p = np.asarray(scores_hwk, np.float32)
     if scale is not None:
@@ -99,8 +103,8 @@ def labels_to_unary(label_hw: np.ndarray, num_labels: int, gt_prob: float = 0.7,
     zero_unsure: 0 is "unknown" too and v ≥ 1 means label v - 1 (the library's default; with it the
     labels are 0 .. k). The margin between right and wrong grows with k: 0.85 for 2, 3.84 for 21.
 
-    >>> labels_to_unary(np.array([[1, 255]]), 2).round(3).tolist()
-    [[[1.2039999961853027, 0.3569999933242798], [0.6930000185966492, 0.6930000185966492]]]
+    >>> [f"{u:.3f}" for u in labels_to_unary(np.array([[1, 255]]), 2).reshape(-1)]
+    ['1.204', '0.357', '0.693', '0.693']
     """
     if not (0 < gt_prob < 1 and num_labels > 0):
         raise ValueError(f"gt_prob={gt_prob}, {num_labels} labels: want 0 < gt_prob < 1 and 1 label"
@@ -144,22 +148,28 @@ def factors(kind: str, norm_n):
 # ---- on the host -------------------------------------------------------------------------------
 
 
-def infer(unary_hwk: np.ndarray, image_hwc: np.ndarray, how: Preset) -> np.ndarray:
+class TooLarge(ValueError):
+    """A photo whose CRF does not fit into the memory allowed for it."""
+
+
+def infer(unary_hwk: np.ndarray, image_hwc: np.ndarray, how: Preset, *,
+          memory: int | None = None) -> np.ndarray:
     """Q, float32 [h, w, k], summing to 1 at each pixel, on one core of the host.
 
     unary_hwk: float32 energies.  image_hwc: uint8 RGB (or BGR: only differences count).
-    T = 0 iterations give softmax(-U). Ties of the argmax go to the smaller label.
+    T = 0 iterations give softmax(-U).  memory: bytes it may take (`core/lattice_host.py` says how
+    many it needs), None: no limit; TooLarge where it would need more.
 
     >>> image = np.zeros((1, 2, 3), np.uint8)
     >>> unary = scores_to_unary(np.float32([[[0.9, 0.1], [0.4, 0.6]]]))
     >>> infer(unary, image, PRESETS["psa"]).argmax(-1).tolist()
     [[0, 0]]
     """
-    return infer_many([unary_hwk], image_hwc, how)[0]
+    return infer_many([unary_hwk], image_hwc, how, memory=memory)[0]
 
 
-def infer_many(unaries: Sequence[np.ndarray], image_hwc: np.ndarray,
-               how: Preset) -> list[np.ndarray]:
+def infer_many(unaries: Sequence[np.ndarray], image_hwc: np.ndarray, how: Preset, *,
+               memory: int | None = None) -> list[np.ndarray]:
     """`infer` of several unaries of one image, which share its lattices."""
     h, w = image_hwc.shape[:2]
     for unary_hwk in unaries:
@@ -168,7 +178,11 @@ def infer_many(unaries: Sequence[np.ndarray], image_hwc: np.ndarray,
         return [np.asarray(mean_field(u[None], image_hwc[None], how)[0]) for u in unaries]
     from wsssjax.core import lattice_host as host  # here, since loading Numba takes half a second
 
+    labels = max(u.shape[-1] for u in unaries)
+    _check_room(host.needs(h * w, labels, len(how.kernels), 0), memory, (h, w))
     lattices = [host.build(features(image_hwc, k)) for k in how.kernels]
+    vertices = sum(lat.near.shape[1] for lat in lattices)
+    _check_room(host.needs(h * w, labels, len(how.kernels), vertices), memory, (h, w))
     pairs = [factors(k.normalization, host.norms(lat) if k.normalization != "none"
                      else np.ones(h * w, np.float32))
              for k, lat in zip(how.kernels, lattices, strict=True)]
@@ -181,6 +195,12 @@ def infer_many(unaries: Sequence[np.ndarray], image_hwc: np.ndarray,
                  for lat, p in zip(lattices, pairs, strict=True)]
     return [np.asarray(_loop(u.reshape(h * w, -1), operators, how)).reshape(u.shape)
             for u in unaries]
+
+
+def _check_room(needed: int, memory: int | None, size) -> None:
+    if memory is not None and needed > memory:
+        raise TooLarge(f"the CRF of {size[0]} x {size[1]} pixels needs {needed / 1e9:.2f} GB, "
+                       f"{memory / 1e9:.2f} are allowed")
 
 
 def _check(size, image_size, how: Preset) -> None:
@@ -196,13 +216,18 @@ def _check(size, image_size, how: Preset) -> None:
 
 def _loop(unary_nk, operators, how: Preset):
     """The mean field written out; operators: x [n, k] → K̃ x per kernel. numpy or jax."""
-    q_nk = jax.nn.softmax(-unary_nk, axis=-1)
-    for _ in range(how.iterations):
+    def step(q_nk):
         t_nk = -unary_nk
         for kernel, operator in zip(how.kernels, operators, strict=True):
             t_nk = t_nk + message(operator(q_nk), kernel.compat)
-        q_nk = jax.nn.softmax(t_nk, axis=-1)
-    return q_nk
+        return jax.nn.softmax(t_nk, axis=-1)
+
+    q_nk = jax.nn.softmax(-unary_nk, axis=-1)
+    if isinstance(unary_nk, np.ndarray):
+        for _ in range(how.iterations):
+            q_nk = step(np.asarray(q_nk))
+        return q_nk
+    return jax.lax.fori_loop(0, how.iterations, lambda _, q: step(q), q_nk)
 
 
 def message(filtered_nk, compat):
@@ -219,10 +244,11 @@ def message(filtered_nk, compat):
 
 
 def mean_field(unary_bhwk: jax.Array, image_bhwc: jax.Array, how: Preset) -> jax.Array:
-    """`infer` of a batch in pure JAX: float32 [b, h, w, k]; compile it, differentiate in unary.
+    """`infer` of a batch in pure JAX: float32 [b, h, w, k]; to be compiled, also inside a step.
 
     image_bhwc: 0..255, uint8 or float. Lattices are built on the device, with room for the most
-    vertices that there can be: (d + 1) n a kernel. A batch on a CPU goes image by image.
+    vertices that there can be, (d + 1) h w a kernel: small images only (`infer_compiled` asks how
+    many there are). A batch on a CPU goes image by image.
     """
     b, h, w, k = unary_bhwk.shape
     _check((h, w), image_bhwc.shape[1:3], how)
@@ -230,7 +256,7 @@ def mean_field(unary_bhwk: jax.Array, image_bhwc: jax.Array, how: Preset) -> jax
     def one(pair):
         unary_hwk, image_hwc = pair
         lattices = [lattice.build(features(image_hwc, kernel)) for kernel in how.kernels]
-        return _one(unary_hwk.reshape(h * w, k), lattices, how).reshape(h, w, k)
+        return _on_lattices(unary_hwk.reshape(h * w, k), lattices, how).reshape(h, w, k)
 
     unary_bhwk, image_bhwc = jnp.asarray(unary_bhwk, jnp.float32), jnp.asarray(image_bhwc)
     if b == 1:
@@ -240,20 +266,51 @@ def mean_field(unary_bhwk: jax.Array, image_bhwc: jax.Array, how: Preset) -> jax
     return jax.vmap(lambda u, i: one((u, i)))(unary_bhwk, image_bhwc)
 
 
-def _one(unary_nk, lattices, how: Preset):
+def infer_compiled(unary_hwk: np.ndarray, image_hwc: np.ndarray, how: Preset) -> np.ndarray:
+    """`infer` on the default device, for images of any size.
+
+    Pixels, labels and vertices are filled up to a few sizes, so that few programs serve all
+    photos. The number of vertices is known after a first program; the second has just the room.
+    """
+    h, w, k = unary_hwk.shape
+    _check((h, w), image_hwc.shape[:2], how)
+    n, points, labels = h * w, _size_up(h * w), -(-k // 4) * 4
+    unary_nk = np.full((points, labels), FILLER, np.float32)
+    unary_nk[:n, :k] = unary_hwk.reshape(n, k)
+    parts = [np.pad(features(image_hwc, kernel), ((0, points - n), (0, 0)), mode="edge")
+             for kernel in how.kernels]
+    placed = _place(parts, n)
+    rooms = tuple(_size_up(int(p.number[-1])) for p in placed)
+    return np.asarray(_solve(unary_nk, placed, how, rooms))[:n, :k].reshape(h, w, k)
+
+
+def _size_up(count: int) -> int:
+    """The next of 4096, 6144, 8192, 12288, …: at most half of it is waste."""
+    size = 4096
+    while size < count:
+        size = size * 3 // 2 if size & (size - 1) == 0 else size // 3 * 4
+    return size
+
+
+@jax.jit
+def _place(parts, n):
+    return [lattice.place(p, jnp.arange(p.shape[0]) < n) for p in parts]
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _solve(unary_nk, placed, how, rooms):
+    lattices = [lattice.link(p, room) for p, room in zip(placed, rooms, strict=True)]
+    return _on_lattices(unary_nk, lattices, how)
+
+
+def _on_lattices(unary_nk, lattices, how: Preset):
     """The mean field of one image on lattices that are there."""
-    def operator(lat, kernel):
-        ones = jnp.ones((unary_nk.shape[0], 1), jnp.float32)
-        norm_n = lattice.apply(lat, ones)[:, 0] + jnp.float32(1e-20)
+    operators = []
+    for lat, kernel in zip(lattices, how.kernels, strict=True):
+        norm_n = lattice.apply(lat, jnp.ones((unary_nk.shape[0], 1), jnp.float32))[:, 0]
+        # Points that only fill up reach nobody; any norm will do for them.
+        norm_n = jnp.maximum(norm_n, jnp.float32(EPSILON)) + jnp.float32(EPSILON)
         before_n, after_n = factors(kernel.normalization, norm_n)
-        return lambda x: after_n[:, None] * lattice.apply(lat, before_n[:, None] * x)
-
-    operators = [operator(lat, kernel) for lat, kernel in zip(lattices, how.kernels, strict=True)]
-
-    def step(_, q_nk):
-        t_nk = -unary_nk
-        for kernel, k_tilde in zip(how.kernels, operators, strict=True):
-            t_nk = t_nk + message(k_tilde(q_nk), kernel.compat)
-        return jax.nn.softmax(t_nk, axis=-1)
-
-    return jax.lax.fori_loop(0, how.iterations, step, jax.nn.softmax(-unary_nk, axis=-1))
+        operators.append(lambda x, lat=lat, a=after_n, b=before_n:
+                         a[:, None] * lattice.apply(lat, b[:, None] * x))
+    return _loop(unary_nk, operators, how)

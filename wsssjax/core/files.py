@@ -59,6 +59,14 @@ def claim(path: str | os.PathLike, made_with: dict) -> None:
     write_json(path, made_with)
 
 
+def newer(made: Iterable[pathlib.Path], sources: Iterable[pathlib.Path]) -> bool:
+    """Whether all files `made` are there, none older than one of its `sources`."""
+    try:
+        return min(p.stat().st_mtime_ns for p in made) >= max(p.stat().st_mtime_ns for p in sources)
+    except FileNotFoundError:
+        return False
+
+
 def write_json(path: str | os.PathLike, value) -> None:
     """Writes `value` with sorted keys: the same value gives the same bytes."""
     text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"

@@ -66,34 +66,59 @@ def embed(features_nd: jax.Array) -> tuple[jax.Array, jax.Array]:
     return vertices, jnp.stack(weights)
 
 
-def build(features_nd: jax.Array, room: int | None = None) -> Lattice:
-    """The lattice of n points with room for that many vertices; None: (d+1) n, always enough.
+class Points(NamedTuple):
+    """Points among vertices that are numbered, but not linked yet; e counts (d+1) n entries.
 
-    A smaller `room` must be at least `count`, or values of some vertices are lost.
+    keys: int32 [e, d].  weight: float32 [d+1, n].  owner: int32 [e], first entry of the same key.
+    number: int32 [e], vertices up to here.  table: slot → entry, e where empty.
     """
-    n, d = features_nd.shape
+
+    keys: jax.Array
+    weight: jax.Array
+    owner: jax.Array
+    number: jax.Array
+    table: jax.Array
+
+
+def place(features_nd: jax.Array, valid_n: jax.Array | None = None) -> Points:
+    """Finds and numbers the vertices. valid_n: bool, False on points that only fill the array up
+    (they should repeat a real point, and so make no vertex of their own)."""
     vertices, weight = embed(features_nd)
-    keys = vertices.reshape(-1, d)
-    slots = 1 << math.ceil(math.log2(2 * len(keys)))
-    owner_e, table = _insert(keys, slots)
-    first_e = owner_e == jnp.arange(len(keys))
-    number_e = jnp.cumsum(first_e)
-    count = number_e[-1]
-    room = len(keys) if room is None else room
-    offset = number_e[owner_e].reshape(d + 1, n)
-    place_e = jnp.where(first_e, number_e, room + 1)
-    owners = jnp.zeros(room + 1, jnp.int32).at[place_e].set(jnp.arange(len(keys)), mode="drop")
-    own_keys = keys[owners]
-    real = (jnp.arange(room + 1) > 0) & (jnp.arange(room + 1) <= count)
+    if valid_n is not None:
+        weight = jnp.where(valid_n[None], weight, 0)
+    keys = vertices.reshape(-1, features_nd.shape[1])
+    owner, table = _insert(keys, 1 << math.ceil(math.log2(2 * len(keys))))
+    number = jnp.cumsum(owner == jnp.arange(len(keys)))
+    return Points(keys, weight, owner, number, table)
+
+
+def link(points: Points, room: int) -> Lattice:
+    """The lattice with space for `room` vertices: at least points.number[-1], or some are lost."""
+    entries, d = points.keys.shape
+    index, row = jnp.arange(entries), jnp.arange(room + 1)
+    count = points.number[-1]
+    target = jnp.where(points.owner == index, points.number, room + 1)
+    entry_v = jnp.zeros(room + 1, jnp.int32).at[target].set(index, mode="drop")
+    key_vd, real_v = points.keys[entry_v], (row > 0) & (row <= count)
     near = []
     for j in range(d + 1):
         step = np.ones(d, np.int32)
         if j < d:
             step[j] = -d
-        pair = [_find(own_keys + sign * step[None], keys, table, real) for sign in (1, -1)]
-        near.append(jnp.stack([jnp.where(found < len(keys), number_e[found], 0)
-                               for found in pair]))
-    return Lattice(offset.astype(jnp.int32), weight, jnp.stack(near).astype(jnp.int32), count)
+        found = _find(key_vd + step[None], points, real_v)
+        up_v = jnp.where(found < entries, points.number[found], 0).astype(jnp.int32)
+        # Whoever has an upper neighbour is that one's lower neighbour.
+        down_v = jnp.zeros(room + 1, jnp.int32).at[jnp.where(up_v > 0, up_v, room + 1)].set(
+            row.astype(jnp.int32), mode="drop")
+        near.append(jnp.stack([up_v, down_v]))
+    offset = points.number[points.owner].reshape(d + 1, -1).astype(jnp.int32)
+    return Lattice(offset, points.weight, jnp.stack(near), count)
+
+
+def build(features_nd: jax.Array) -> Lattice:
+    """The lattice of n points, with room for (d+1) n vertices, which is always enough."""
+    n, d = features_nd.shape
+    return link(place(features_nd), (d + 1) * n)
 
 
 def _hash(keys, slots):
@@ -126,14 +151,14 @@ def _insert(keys, slots):
     return owner, table
 
 
-def _find(wanted, keys, table, real):
+def _find(wanted, points, real):
     """The entry that holds each wanted key; len(keys) where there is none or `real` is false."""
-    slots, none = table.shape[0], len(keys)
+    slots, none = points.table.shape[0], len(points.keys)
 
     def try_slots(state):
         slot, waiting, found = state
-        entry = table[slot]
-        here = (keys[jnp.minimum(entry, none - 1)] == wanted).all(1) & (entry < none)
+        entry = points.table[slot]
+        here = (points.keys[jnp.minimum(entry, none - 1)] == wanted).all(1) & (entry < none)
         found = jnp.where(waiting & here, entry, found)
         waiting = waiting & ~here & (entry < none)
         return (slot + 1) & (slots - 1), waiting, found

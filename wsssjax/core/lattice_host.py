@@ -4,9 +4,8 @@ Adams et al., "Fast High-Dimensional Filtering Using the Permutohedral Lattice" 
 in the form of Krähenbühl and Koltun's CRF. `core/lattice.py` does the same in XLA. All functions
 let go of Python's lock and use one core: give each thread an image of its own.
 
-Memory of one image of n pixels, m labels (rounded up to W, a multiple of 8) and V vertices:
-n (W + 27) + V (2 W + 14) numbers of 4 bytes at the end, and 100 n bytes for a while when the
-lattices are built. V is at most 9 n; on photos n / 5 (preset psa) to 3 n / 5 (irn).
+Memory of one image: `needs`. Of its n pixels V vertices come, at most 9 n for the two kernels of a
+CRF; on photos n / 5 (preset psa) to n / 2 (irn): 500 x 375 pixels and 21 labels take 60 to 80 MB.
 """
 
 from __future__ import annotations
@@ -57,8 +56,9 @@ def key_limit(d: int) -> int:
 def build(features_nd: np.ndarray) -> Lattice:
     """The lattice of points. features_nd: float32, divided by the standard deviations."""
     n, d = features_nd.shape
-    reach = np.abs(features_nd * scales(d)).max(0, initial=0).sum() * (d + 1)
-    if not reach < key_limit(d):
+    far_d = np.abs(features_nd * scales(d)).max(0, initial=0)
+    reach = max(far_d[j:].sum() + (j * far_d[j - 1] if j else 0) for j in range(d + 1))
+    if not reach < key_limit(d):  # nor for NaN
         raise ValueError(f"a CRF kernel is too narrow for this photo (its lattice reaches "
                          f"{reach:.0f} cells, the limit is {key_limit(d)}); widen sxy or srgb")
     keys, weight = np.empty((n, d + 1), np.int64), np.empty((n, d + 1), np.float32)
@@ -290,6 +290,15 @@ def apply(lattice: Lattice, x_nk: np.ndarray) -> np.ndarray:
 def norms(lattice: Lattice) -> np.ndarray:
     """Row sums of K, float32 [n], with the library's 1e-20 added."""
     return apply(lattice, np.ones((len(lattice.offset), 1), np.float32))[:, 0] + _EPSILON
+
+
+def needs(pixels: int, labels: int, kernels: int, vertices: int) -> int:
+    """Bytes at the peak, the unary and Q included. vertices: of all kernels together."""
+    width = -(-labels // LANES) * LANES
+    entries = 9 if kernels == 2 else 6 * kernels  # (d + 1) over the kernels, at most
+    building = pixels * (4 * labels + 32 + 6 * 16 + 8 * entries)
+    running = 4 * (pixels * (2 * labels + width + 5 * entries) + vertices * (2 * width + 14))
+    return max(building, running)
 
 
 # ---- mean field --------------------------------------------------------------------------------

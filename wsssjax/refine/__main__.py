@@ -6,99 +6,193 @@ import argparse
 import pathlib
 from collections.abc import Sequence
 
-from wsssjax.core import cli, files, threads
+from wsssjax.core import cli, config, files
 from wsssjax.data import label_map
 from wsssjax.data.classes import need_background, read_class_names
-from wsssjax.refine import proposals, sam_merge
+from wsssjax.refine import affinity, affinity_data, crf, difference, sam_merge
+from wsssjax.refine.merge_folder import merge_folder
 
 WORDS = {"true": True, "false": False, "rule": None}
 
-
-def sam(*, labels: str, proposal_folder: str | None, out: str, ids: list[str], num_classes: int,
-        merge: str = "max_iou_imp2", coverage: str = "sequential",
-        keep_uncovered: bool | None = None, area_cap: float | None = None,
-        label: str = "merge with masks") -> None:
-    """Writes every label map merged with its masks; see `sam_merge.merge` for the options."""
-    if not proposal_folder:
-        raise ValueError("--method=sam: needs --proposals=P; tools/propose_masks.py makes them")
-    if area_cap is not None and not 0 < area_cap <= 1:
-        raise ValueError(f"--area_cap={area_cap}: want a fraction of the image, above 0, at most 1")
-    sam_merge.check(merge, coverage)
-    proposals.check_all(proposal_folder, ids)
-
-    def one(name):
-        label_hw = label_map.read(pathlib.Path(labels) / f"{name}.png", num_classes)
-        masks_mhw = proposals.read(proposal_folder, name, label_hw.shape)
-        merged_hw = sam_merge.merge(label_hw, masks_mhw, merge, coverage=coverage,
-                                    keep_uncovered=keep_uncovered, area_cap=area_cap)
-        label_map.write(pathlib.Path(out) / f"{name}.png", merged_hw)
-
-    for _ in threads.each(one, ids, label, chunk=1):
-        pass
+# What each method takes beside --ids, --classes and --out; what it cannot do without stands first.
+NEEDS = {
+    "crf": (("images",), ("labels", "cams")),
+    "confidences": (("cams", "images"), ()),
+    "affinity": (("cams", "images", "config", "weights"), ()),
+    "sam": (("labels", "proposals"), ()),
+    "difference": (("labels", "advice", "images", "config", "weights"), ()),
+}
+OPTIONS = {
+    "crf": ("preset", "iterations", "gt_prob", "alpha", "scope", "save", "device", "memory_gb"),
+    "confidences": ("low_alpha", "high_alpha"),
+    "affinity": ("save", "border"),
+    "sam": ("merge", "coverage", "keep_uncovered", "area_cap", "explain", "report", "images"),
+    "difference": ("tags", "bias", "background_bias"),
+}
 
 
-METHODS = {"sam": sam}
+def _crf(names, class_names, options):
+    crf.run(ids=names, num_classes=len(class_names), **options)
 
 
-def run(*, method: str, labels: str, out: str, ids: str | Sequence[str] | None = None,
-        classes: str = "voc", **options) -> dict:
-    """Refines a folder of label maps into another and returns {"images", "method"}.
+def _confidences(names, class_names, options):
+    affinity_data.write_confidences(ids=names, **options)
 
-    ids: list file or ids; None: all of `labels`.  options: of the method, such as
-    `proposal_folder` and `merge` of "sam".
+
+def _affinity(names, class_names, options):
+    affinity.run(ids=names, **options)
+
+
+def _sam(names, class_names, options):
+    options.pop("images", None)  # so that one script can sweep methods; masks come from files
+    return merge_folder(ids=names, num_classes=len(class_names), class_names=class_names,
+                        proposal_folder=options.pop("proposals"), **options)
+
+
+def _difference(names, class_names, options):
+    return difference.run(ids=names, **options)
+
+
+METHODS = {"crf": _crf, "confidences": _confidences, "affinity": _affinity, "sam": _sam,
+           "difference": _difference}
+WITH_CLASSES = ("affinity", "difference")  # these read the names of --classes themselves
+
+
+def run(*, method: str, out: str, ids: str | Sequence[str] | None = None, classes: str = "voc",
+        **options) -> dict:
+    """Refines a folder of label maps (or CAM files) into another; {"images", "method", …}.
+
+    ids: list file or ids; None: all that the folder of labels or of CAM files holds.
+    options: `labels` or `cams` and whatever NEEDS and OPTIONS list of the method.
     """
-    if method not in METHODS:
-        raise ValueError(f"--method={method}: not there; there is {', '.join(METHODS)}")
-    if pathlib.Path(out).resolve() == pathlib.Path(labels).resolve():
-        raise ValueError(f"--out={out}: holds the labels themselves; name another folder")
+    config.choose(METHODS, method, "--method")
+    options = {name: value for name, value in options.items() if value is not None}
+    _check_flags(method, options)
+    source = options.get("labels", options.get("cams"))
+    if pathlib.Path(out).resolve() == pathlib.Path(source).resolve():
+        raise ValueError(f"--out={out}: holds the input itself; name another folder")
+    names = _ids(source, ids, ".png" if "labels" in options else ".npz")
+    class_names = need_background(read_class_names(classes), "refine")
+    if method in WITH_CLASSES:
+        options["classes"] = classes
+    found = METHODS[method](names, class_names, {"out": out, **options})
+    return {"images": len(names), "method": method, **(found or {})}
+
+
+def _check_flags(method: str, options: dict) -> None:
+    """ValueError for a flag that the method lacks, or does not know."""
+    needs, one_of = NEEDS[method]
+    for name in needs:
+        if name not in options:
+            cure = "; tools/propose_masks.py makes them" if name == "proposals" else ""
+            raise ValueError(f"--method={method}: needs --{name}{cure}")
+    if one_of and sum(name in options for name in one_of) != 1:
+        raise ValueError(f"--method={method}: needs one of {', '.join(f'--{n}' for n in one_of)}")
+    for name in options:
+        if name not in (*needs, *one_of, *OPTIONS[method]):
+            takes = ", ".join(f"--{n}" for n in (*needs, *one_of, *OPTIONS[method]))
+            raise ValueError(f"--method={method}: does not take --{name}; it takes {takes}")
+
+
+def _ids(folder: str, ids: str | Sequence[str] | None, suffix: str) -> list[str]:
+    """The ids to refine, each with its file in `folder`."""
     wanted = files.read_ids(ids) if isinstance(ids, str) else ids
-    there = label_map.folder_ids(labels)
+    what = "label map" if suffix == ".png" else "CAM file"
+    if suffix == ".npz" or not any(pathlib.Path(folder).glob("*.png")):
+        there = sorted(p.stem for p in pathlib.Path(folder).glob("*.npz"))
+    else:
+        there = label_map.folder_ids(folder)
+    if not there:
+        if suffix == ".png":
+            label_map.folder_ids(folder)  # names what is wrong
+        raise ValueError(f"{folder}: holds no {what}; want <id>{suffix}")
     names = there if wanted is None else list(wanted)
     missing = sorted(set(names) - set(there))
     if missing:
-        raise ValueError(f"{labels}: holds no label map of {missing[0]!r} ({len(missing)} of "
+        raise ValueError(f"{folder}: holds no {what} of {missing[0]!r} ({len(missing)} of "
                          f"{len(names)} ids missing)")
-    METHODS[method](labels=labels, out=out, ids=names,
-                    num_classes=len(need_background(read_class_names(classes), "refine")),
-                    **options)
-    return {"images": len(names), "method": method}
+    return names
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's flags."""
+    """The command's flags; those that are not given are left out of the result."""
     p = cli.parser("python -m wsssjax.refine", __doc__,
-                   "python -m wsssjax.refine --method=sam --labels=mars --proposals=proposals "
-                   "--out=mars_sam")
+                   "python -m wsssjax.refine --method=crf --labels=mars --images=JPEGImages "
+                   "--out=mars_crf")
+    p.argument_default = argparse.SUPPRESS
     add = p.add_argument
     add("--method", required=True, help=f"one of: {', '.join(METHODS)}")
-    add("--labels", required=True, metavar="D", help="folder of label maps")
+    add("--labels", metavar="D", help="folder of label maps; difference: the knowledge")
+    add("--cams", metavar="D", help="folder of CAM files (crf, confidences, affinity)")
     add("--images", metavar="I", help="folder or list of photos; sam needs none")
-    add("--proposals", metavar="P", help="folder of <id>.json.gz, or of folders <id>/ of PNG masks")
-    add("--merge", default="max_iou_imp2", help=f"sam: {', '.join(sam_merge.RULES)} "
-        "(default max_iou_imp2)")
-    add("--coverage", default="sequential", help="sam: masks that wipe labels which they do not "
-        "take: sequential (default, the unclaimed ones) or all")
-    add("--keep_uncovered", default="rule", choices=tuple(WORDS),
-        help="sam: labels outside all masks stay (default: as the merge rule says)")
-    add("--area_cap", type=float, metavar="X", help="sam: leave out masks over this part of the "
-        "image (default: none)")
-    add("--ids", metavar="LIST", help="text file, one id a line (default: all of --labels)")
+    add("--ids", metavar="LIST", help="text file, one id a line (default: all of the input)")
     add("--classes", default="voc", help="voc, coco, or a file of class names, background first")
     add("--json", metavar="PATH", help="write the result here")
     add("--out", required=True, metavar="O", help="folder for the refined label maps")
+    add("--save", help="crf, affinity: labels (default), scores (CAM files with the background "
+        "first), or labels,scores")
+    add("--config", help="affinity, difference: the config that trained the network; "
+        "--config.a.b=v changes a field")
+    add("--weights", metavar="W", help="affinity, difference: its exported weights, or their "
+        "folder")
+    _crf_flags(p.add_argument_group("--method=crf").add_argument)
+    _sam_flags(p.add_argument_group("--method=sam").add_argument)
+    add = p.add_argument_group("--method=confidences, affinity").add_argument
+    add("--low_alpha", type=float, help="confidences: power of the background in what is surely "
+        "foreground (default 4)")
+    add("--high_alpha", type=float, help="confidences: in what is surely background (default 32)")
+    add("--border", help="affinity: inside (default) or psa, which cuts the borders off")
+    add = p.add_argument_group("--method=difference").add_argument
+    add("--advice", metavar="D", help="folder of the other label maps, or of scores")
+    add("--tags", metavar="T", help="CSV of tags (default: the classes of --labels)")
+    add("--bias", type=float, help="in favour of the advice (default 0.1)")
+    add("--background_bias", type=float, help="against background (default 0.1)")
     return p
+
+
+def _crf_flags(add) -> None:
+    add("--preset", help="kernels and unary: irn (default with --labels), psa (default with "
+        "--cams), deeplab, …")
+    add("--iterations", type=int, help="of the mean field (default: the preset's, 10)")
+    add("--gt_prob", type=float, help="with --labels: probability that a label is right (0.7)")
+    add("--alpha", type=float, help="with --cams: power of the background (16)")
+    add("--scope", help="with --labels: all classes in the CRF (default), or those present")
+    add("--device", help="host (default; Numba, a photo a core) or jax, the default device")
+    add("--memory_gb", type=float, help="of all photos in work; one that needs more is an error "
+        "(default 4)")
+
+
+def _sam_flags(add) -> None:
+    add("--proposals", metavar="P", help="folder of <id>.json.gz, or of folders <id>/ of PNG masks")
+    add("--merge", help=f"{', '.join(sam_merge.RULES)} (default max_iou_imp2)")
+    add("--coverage", help="masks that wipe labels which they do not take: sequential (default, "
+        "the unclaimed ones) or all")
+    add("--keep_uncovered", choices=tuple(WORDS), help="labels outside all masks stay (default: "
+        "as the merge rule says)")
+    add("--area_cap", type=float, metavar="X", help="leave out masks over this part of the image "
+        "(default: none)")
+    add("--explain", action="store_true", help="write <out>/explain/<id>.json: which mask claimed "
+        "what, and why")
+    add("--report", metavar="PATH", help="write what changed, image by image, as .jsonl or .csv")
 
 
 def main(arguments: list[str]) -> None:
     """Runs the command."""
-    args = parser().parse_args(arguments)
-    result = run(method=args.method, labels=args.labels, out=args.out, ids=args.ids,
-                 classes=args.classes, proposal_folder=args.proposals, merge=args.merge,
-                 coverage=args.coverage, keep_uncovered=WORDS[args.keep_uncovered],
-                 area_cap=args.area_cap)
-    if args.json:
-        files.write_json(args.json, result)
-    print(f"{args.out}: {result['images']} label maps")
+    plain, overrides = cli.split_overrides(arguments)
+    options = vars(parser().parse_args(plain))
+    out, json_path = options["out"], options.pop("json", None)
+    if "save" in options:
+        options["save"] = tuple(options["save"].split(","))
+    if "keep_uncovered" in options:
+        options["keep_uncovered"] = WORDS[options["keep_uncovered"]]
+    if "config" in options:
+        options["config"] = config.load(options["config"], overrides)
+    elif overrides:
+        raise ValueError(f"--config.{next(iter(overrides))}: needs --config")
+    result = run(**options)
+    if json_path:
+        files.write_json(json_path, result)
+    print(f"{out}: {result['images']} label maps")
 
 
 if __name__ == "__main__":

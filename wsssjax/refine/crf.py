@@ -1,0 +1,196 @@
+"""Dense CRF over label maps or class maps: `python -m wsssjax.refine --method=crf`.
+
+The published recipes for refining labels (presets in `core/crf.py`):
+
+    label maps   preset irn: labels are right with probability 0.7, all K + 1 classes in the CRF;
+                 255 is no opinion, and becomes a class
+    CAM files    preset psa: background (1 - max)^alpha beside the maps, which need not sum to 1;
+                 labels in the CRF are the background and the photo's tagged classes
+
+Photos are taken at their own size, without normalisation; the result is the most probable label.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from wsssjax.core import crf, files, threads
+from wsssjax.core.config import choose
+from wsssjax.core.constants import BACKGROUND, IGNORE
+from wsssjax.data import cam_file, label_map, photos
+
+SUFFIXES = {"labels": ".png", "scores": ".npz"}
+SCOPES = ("all", "present")
+DEVICES = ("host", "jax")
+SETTINGS = "crf.json"  # beside the results: what they were made with
+
+
+class Marginals(NamedTuple):
+    """classes: uint8 [m], rising, background first.  q_hwm: float32, sums to 1 at each pixel."""
+
+    classes: np.ndarray
+    q_hwm: np.ndarray
+
+
+def refine_labels(label_hw: np.ndarray, image_hwc: np.ndarray, how: crf.Preset, num_classes: int,
+                  *, scope: str = "all", infer=crf.infer) -> Marginals:
+    """Marginals of a hard label map.
+
+    label_hw: uint8 [h, w], IGNORE has no opinion.  image_hwc: uint8 RGB.  scope: which labels are
+    in the CRF: "all" classes, or the background and those "present" in the map (as IRN and AffinityNet
+    run it: the fewer labels, the weaker the unary).
+
+    >>> image = np.zeros((6, 6, 3), np.uint8)
+    >>> label = np.zeros((6, 6), np.uint8)
+    >>> label[2, 3] = 1                      # one pixel against all its neighbours
+    >>> most_probable(refine_labels(label, image, crf.PRESETS["irn"], 2)).max().item()
+    0
+    """
+    found = np.arange(num_classes)
+    if scope == "present":
+        found = np.union1d(BACKGROUND, label_hw[label_hw != IGNORE])
+    place = np.full(256, IGNORE, np.uint8)
+    place[found] = np.arange(len(found))
+    unary_hwm = crf.labels_to_unary(place[label_hw], len(found), how.gt_prob or 0.7)
+    return Marginals(found.astype(np.uint8), infer(unary_hwm, image_hwc, how))
+
+
+def with_background(classes_m: np.ndarray, cam_mhw: np.ndarray,
+                    alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """(classes from 0, scores float32 [h, w, m]): (1 - max)^alpha put first where 0 is missing.
+
+    A large alpha makes the background small: what is left of it is surely background.
+
+    >>> with_background(np.uint8([3]), np.float32([[[0.5, 0.0]]]), 2)[1].tolist()
+    [[[0.25, 0.5], [1.0, 0.0]]]
+    """
+    scores_hwm = np.moveaxis(np.asarray(cam_mhw, np.float32), 0, -1)
+    if len(classes_m) and classes_m[0] == BACKGROUND:
+        return classes_m, scores_hwm
+    background_hw1 = (1 - scores_hwm.max(-1, keepdims=True, initial=0)) ** np.float32(alpha)
+    return (np.concatenate([np.uint8([BACKGROUND]), classes_m]),
+            np.concatenate([background_hw1, scores_hwm], -1))
+
+
+def refine_cams(classes_m: np.ndarray, cam_mhw: np.ndarray, image_hwc: np.ndarray,
+                how: crf.Preset, *, alpha: float = 16.0, infer=crf.infer) -> Marginals:
+    """Marginals of class maps of the photo's size.
+
+    cam_mhw: float, 0..1.  classes_m: their numbers, rising; 0 first where the background is scored.
+    """
+    classes_m, scores_hwm = with_background(classes_m, cam_mhw, alpha)
+    return Marginals(classes_m, infer(crf.scores_to_unary(scores_hwm), image_hwc, how))
+
+
+def most_probable(found: Marginals) -> np.ndarray:
+    """uint8 [h, w]: the class of the largest marginal; ties go to the smaller number."""
+    return found.classes[found.q_hwm.argmax(-1)]
+
+
+def read_maps(path: pathlib.Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """(classes, float32 [m, h, w]) of a CAM file, enlarged to its photo's size bilinearly.
+
+    ValueError where the file was made for a photo of another size.
+    """
+    content = cam_file.read(path)
+    if tuple(content.size) != tuple(size):
+        raise ValueError(f"{path}: made for a photo of {content.size[0]} x {content.size[1]}; the "
+                         f"photo has {size[0]} x {size[1]} (h x w)")
+    maps = [cv2.resize(m.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+            for m in content.cam]
+    return content.classes, np.stack(maps) if maps else np.zeros((0, *size), np.float32)
+
+
+def settings(kind: str, preset: str | None, *, iterations: int | None = None,
+             gt_prob: float | None = None) -> tuple[str, crf.Preset]:
+    """(name, preset) for "labels" or "cams", with changes; ValueError for values without a sense."""
+    name = preset or {"labels": "irn", "cams": "psa"}[kind]
+    how = crf.preset(name)
+    if kind == "labels":
+        how = how._replace(gt_prob=gt_prob or how.gt_prob or 0.7)
+        if not 0 < how.gt_prob < 1:
+            raise ValueError(f"--gt_prob={gt_prob}: want a probability above 0 and below 1")
+    elif gt_prob is not None:
+        raise ValueError(f"--gt_prob={gt_prob}: is for label maps; CAM files hold scores")
+    if iterations is not None:
+        if iterations < 0:
+            raise ValueError(f"--iterations={iterations}: want 0 or more")
+        how = how._replace(iterations=iterations)
+    return name, how
+
+
+def run(*, images: str, out: str, ids: list[str], num_classes: int, labels: str | None = None,
+        cams: str | None = None, preset: str | None = None, iterations: int | None = None,
+        gt_prob: float | None = None, alpha: float = 16.0, scope: str = "all",
+        save: tuple[str, ...] = ("labels",), device: str = "host", memory_gb: float = 4.0,
+        label: str = "crf") -> None:
+    """Writes `<out>/<id>.png` ("labels") and `<id>.npz` ("scores": marginals) for every id.
+
+    labels: folder of label maps, or cams: of CAM files.  preset: None: irn for labels, psa for
+    CAM files.  device: "host": one image per thread and core; "jax": the default device.
+    memory_gb: of all threads together; a photo that needs more is an error.
+    Files there already that are newer than what they are made from are kept.
+    """
+    kind = "labels" if labels else "cams"
+    source, suffix = pathlib.Path(labels or cams), {"labels": ".png", "cams": ".npz"}[kind]
+    name, how = settings(kind, preset, iterations=iterations, gt_prob=gt_prob)
+    for what, table, value in (("--scope", SCOPES, scope), ("--device", DEVICES, device),
+                               *(("--save", SUFFIXES, s) for s in save)):
+        choose(dict.fromkeys(table), value, what)
+    if alpha <= 0 or memory_gb <= 0:
+        raise ValueError(f"--alpha={alpha}, --memory_gb={memory_gb}: want numbers above 0")
+    paths, out_folder = files.photo_paths(images), pathlib.Path(out)
+    missing = [i for i in ids if i not in paths]
+    if missing:
+        raise ValueError(f"{images}: holds no photo of {missing[0]!r} ({len(missing)} of "
+                         f"{len(ids)} ids missing)")
+    files.claim(out_folder / SETTINGS, {
+        "source": str(source.resolve()), "kind": kind, "preset": name, "iterations": how.iterations,
+        "gt_prob": how.gt_prob, "alpha": alpha if kind == "cams" else None, "scope": scope,
+        "classes": num_classes})
+    workers = threads.usable_cores() if device == "host" else 1
+    infer = crf.infer_compiled if device == "jax" else functools.partial(
+        crf.infer, memory=int(memory_gb * 1e9 / workers))
+
+    def one(name):
+        made_from = source / f"{name}{suffix}"
+        targets = [out_folder / f"{name}{SUFFIXES[s]}" for s in save]
+        if files.newer(targets, [made_from, paths[name]]):
+            return
+        image_hwc = photos.read_photo(paths[name])
+        try:
+            if kind == "labels":
+                label_hw = label_map.read(made_from, num_classes, image_hwc.shape[:2])
+                found = refine_labels(label_hw, image_hwc, how, num_classes, scope=scope,
+                                      infer=infer)
+            else:
+                classes_m, cam_mhw = read_maps(made_from, image_hwc.shape[:2])
+                _check_classes(classes_m, num_classes, made_from)
+                found = refine_cams(classes_m, cam_mhw, image_hwc, how, alpha=alpha, infer=infer)
+        except crf.TooLarge as error:
+            raise ValueError(f"{paths[name]}: {error}; scale it down or raise --memory_gb"
+                             ) from None
+        _write(out_folder / name, found, save)
+
+    for _ in threads.each(one, ids, label, threads=workers, chunk=1):
+        pass
+
+
+def _check_classes(classes_m: np.ndarray, num_classes: int, path: pathlib.Path) -> None:
+    if len(classes_m) and classes_m[-1] >= num_classes:
+        raise ValueError(f"{path}: holds class {classes_m[-1]}; want 0..{num_classes - 1} (is "
+                         "--classes right?)")
+
+
+def _write(stem: pathlib.Path, found: Marginals, save: tuple[str, ...]) -> None:
+    if "scores" in save:
+        scores_mhw = np.moveaxis(found.q_hwm, -1, 0).clip(0, 1)
+        cam_file.write(stem.with_name(f"{stem.name}.npz"), found.classes, scores_mhw,
+                       found.q_hwm.shape[:2])
+    if "labels" in save:
+        label_map.write(stem.with_name(f"{stem.name}.png"), most_probable(found))
