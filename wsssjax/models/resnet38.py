@@ -178,7 +178,8 @@ class ResNet38(nn.Module):
         aux["features"] = FrozenNorm(name="bn7")(x)
         for tap, name in enumerate(("b3", "b4", "b5", "features")):
             aux[f"tap{tap}"] = aux[name]
-        return aux["features"].astype(jnp.float32).mean((1, 2)), aux
+        x = aux["features"]
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2)), aux
 
 
 # ---- weights -----------------------------------------------------------------------------------

@@ -79,10 +79,12 @@ def affinity_loss(features_bhwd, label_bhw):
     ({'loss_bg': 0.693, 'loss_fg': 0.0, 'loss_neg': 0.693}, 0.52)
     """
     sums, counts = pair_losses(features_bhwd, pairs.kinds(label_bhw))
-    return _joined(sums / (counts + _EPSILON))
+    return _joined(sums, counts)
 
 
-def _joined(means):
+def _joined(sums, counts):
+    """(loss, its parts)."""
+    means = sums / (counts.astype(sums.dtype) + _EPSILON)
     parts = dict(zip(SHARES, means, strict=True))
     return sum(share * parts[name] for name, share in SHARES.items()), parts
 
@@ -137,7 +139,7 @@ def train_step(before: TrainState, batch: dict, key: jax.Array, *, model: Any,
         features_bpqd, _ = model.apply({**before.extra, "params": params}, batch["image"],
                                        train=True, rngs={"dropout": drop_key})
         sums, _ = pair_losses(features_bpqd, kinds)
-        return _joined(devices * sums / (counts + _EPSILON))
+        return _joined(devices * sums, counts)
 
     (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(before.params)
     changes, opt = update.update(parallel.mean(grads), before.opt, before.params)

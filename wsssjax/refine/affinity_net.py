@@ -85,7 +85,8 @@ class AffinityNet(nn.Module):
 
     def __call__(self, image_bhwc, *, train: bool):
         _, aux = self.backbone(image_bhwc, train=train)
-        return self.head([aux[tap] for tap in self.taps]).astype(jnp.float32), {}
+        x = self.head([aux[tap] for tap in self.taps])
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32)), {}
 
 
 def build(config: Any) -> AffinityNet:

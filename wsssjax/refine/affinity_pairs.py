@@ -43,9 +43,13 @@ def _ends(x_bhwd):
         yield source, x_bhwd[:, dy : dy + h, REACH + dx : REACH + dx + w]
 
 
+def _wide(x):
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 @jax.custom_vjp
 def distances(features_bhwd):
-    """Mean over channels of |source - destination|, float32 [b, 34, h - 4, w - 8].
+    """Mean over channels of |source - destination|, float32 or wider [b, 34, h - 4, w - 8].
 
     features_bhwd: float, h above 4 and w above 8. The paper writes the sum over channels, the
     published code takes the mean, and its exponents belong to the mean.
@@ -55,7 +59,7 @@ def distances(features_bhwd):
     >>> d.shape, OFFSETS[0], float(d[0, 0, 0, 0]), OFFSETS[4], float(d[0, 4, 0, 0])
     ((1, 34, 2, 2), (0, 1), 2.0, (1, -4), 12.0)
     """
-    x = features_bhwd.astype(jnp.float32)
+    x = _wide(features_bhwd)
     return jnp.stack([jnp.abs(a - b).mean(-1) for a, b in _ends(x)], 1)
 
 
@@ -65,7 +69,7 @@ def _forward(features_bhwd):
 
 def _backward(features_bhwd, grad_bnhw):
     """Each pixel gathers from its 68 partners: no scatter, and nothing of 34 times the features."""
-    x = features_bhwd.astype(jnp.float32)
+    x = _wide(features_bhwd)
     _, h, w, d = x.shape
     around = ((0, 0), (REACH, REACH), (REACH, REACH), (0, 0))
     x_pad = jnp.pad(x, around)
