@@ -253,15 +253,15 @@ def batches(config, examples: Source, *, photo: bool) -> Loader:
                   seed=config.seed, workers=data.workers, process_index=index, process_count=count)
 
 
-def epoch_steps(config, examples: Source) -> int:
-    """Steps of one pass over the photos, the incomplete last batch left out; at least 1."""
-    rows = config.device_batch * parallel.device_count() * parallel.process()[1]
-    return max(len(examples) // rows, 1)
+def lengths(config, examples: Source) -> tuple[int, int]:
+    """Steps of (one pass over the photos, the whole training).
 
-
-def total_steps(config, examples: Source) -> int:
-    """config.total_steps, or, where it is 0, the steps of config.total_epochs passes."""
-    for name in ("device_batch", "total_epochs"):
-        if config[name] < 1 and not (name == "total_epochs" and config.total_steps):
+    An incomplete last batch makes no step of a pass.  The training has config.total_steps or,
+    where that is 0, config.total_epochs passes.
+    """
+    for name in ("device_batch", *(() if config.total_steps else ("total_epochs",))):
+        if config[name] < 1:
             raise ValueError(f"config.{name} is {config[name]}; want 1 or more")
-    return config.total_steps or config.total_epochs * epoch_steps(config, examples)
+    rows = config.device_batch * parallel.device_count() * parallel.process()[1]
+    epoch = max(len(examples) // rows, 1)
+    return epoch, config.total_steps or config.total_epochs * epoch

@@ -44,7 +44,7 @@ def build(config: Any) -> Method:
     parallel.set_precision(config.precision)
     model = build_model(config)
     examples = label_pairs.source(config, ("knowledge", "advice"))
-    epoch = label_pairs.epoch_steps(config, examples)
+    epoch, total_steps = label_pairs.lengths(config, examples)
 
     def optimizer(params):
         still = "^backbone/" if config.model.freeze_encoder else ""
@@ -60,8 +60,7 @@ def build(config: Any) -> Method:
 
     return Method(
         init, step, functools.partial(difference_net.predict, model),
-        functools.partial(label_pairs.batches, config, examples, photo=False),
-        label_pairs.total_steps(config, examples))
+        functools.partial(label_pairs.batches, config, examples, photo=False), total_steps)
 
 
 def build_model(config: Any) -> difference_net.DifferenceSegmenter:
