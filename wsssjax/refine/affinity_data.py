@@ -15,7 +15,7 @@ import zipfile
 import cv2
 import numpy as np
 
-from wsssjax.core import files, parallel, threads
+from wsssjax.core import crf, files, parallel, threads
 from wsssjax.core.constants import BACKGROUND, IGNORE
 from wsssjax.data import cam_file, loader, photos, transforms
 from wsssjax.data.entries import Example, need, need_bytes
@@ -101,8 +101,6 @@ def confidences(cam_mhw, photo_hw3, *, low_alpha: float = 4.0, high_alpha: float
     >>> bool((low[0] > 0.5).all()), bool((high[0] < 0.5).all())  # unsure: let it be ignored
     (False, True)
     """
-    from wsssjax.core import crf  # its compiler takes half a second; trainings do without
-
     scores = [with_background(cam_mhw, alpha) for alpha in (low_alpha, high_alpha)]
     if not len(cam_mhw):  # nothing but background
         return np.ones((2, *scores[0].shape), np.float32)
