@@ -1,20 +1,22 @@
 """AffinityNet (PSA) on VOC 2012: class maps spread over the pixels that belong together.
 
-    python -m wsssjax.train --config=configs/refine_voc_affinity.py:resnet38 \\
-        --config.data.images=JPEGImages --config.data.confidences=FOLDER \\
-        --config.model.encoder_weights=ilsvrc-cls_rna-a1_cls1000_ep-0001.safetensors
-    python -m wsssjax.refine --method=affinity ...
+    python -m wsssjax.refine --method=confidences --cams=CAMS --images=JPEGImages --out=SURE
+    python -m wsssjax.train --config=configs/refine_voc_affinity.py:resnet38 --workdir=RUN \\
+        --config.data.images=JPEGImages --config.data.confidences=SURE \\
+        --config.model.encoder_weights=resnet38_imagenet.safetensors
+    python -m wsssjax.refine --method=affinity --cams=CAMS --images=JPEGImages --out=LABELS \\
+        --config=configs/refine_voc_affinity.py:resnet38 --weights=RUN
 
-FOLDER is what wsssjax.refine.affinity_data.write_confidences makes of CAM files: the dense CRF's
-probabilities at a low and a high power of the background. Published with ResNet-38 (mIoU of the
-labels on VOC train / val, without a CRF behind the walk): class maps alone 47.7 / 47.2; after the
-walk 61.0 / 60.2 with powers 4, 16, 32 (low, walk, high: the defaults here), 58.1 / 57.0 with 4, 16,
-24, the paper's.
+CAMS is what `python -m wsssjax.cam --save=cams` writes, SURE the dense CRF's probabilities at a low
+and a high power of the background. Published with ResNet-38 (mIoU of the labels on VOC train / val,
+without a CRF behind the walk): class maps alone 47.7 / 47.2; after the walk 61.0 / 60.2 with powers
+4, 16, 32 (low, walk, high: the defaults here), 58.1 / 57.0 with 4, 16, 24, the paper's.
 
 Pitfalls. The rate of 0.1 in the published README is for VGG-16; ResNet-38 wants 0.01. The published
-code has next to no momentum (below). It starts from ImageNet weights; starting from the classifier
-is its other option. One of its walk's defects, borders without neighbours, is behind
-`infer.border`.
+code has next to no momentum (below). Start from ImageNet weights or from the classifier. The
+published walk leaves the borders of a photo with few neighbours: `infer.border`. The powers suit
+class maps that are low but for their peaks; broad maps want lower ones. Photos of many sizes
+compile many programs: `infer.multiple`.
 
 Arguments: `resnet38` (default), as published, or `efficientnet_lite0`, ours, for which nothing is
 published: taps at strides 8, 16 and 16 are joined at stride 8.
@@ -38,7 +40,6 @@ def get_config(arg=""):
     c.log_steps = 50
     c.save_steps = 1_000
     c.tensorboard = False  # also write event files for TensorBoard
-    c.classes = "voc"  # voc, coco or a file with one class name a line
 
     c.data = ml_collections.ConfigDict()
     c.data.images = ""  # folder or list of photos; must be given
@@ -52,14 +53,10 @@ def get_config(arg=""):
     c.data.std = (128 / 255,) * 3 if light else (0.229, 0.224, 0.225)
     c.data.workers = 2  # loader processes; 0 loads in the training process
 
-    c.confidence = ml_collections.ConfigDict()
-    c.confidence.low_alpha = 4.0  # power of the background: what is still a class is surely so
-    c.confidence.high_alpha = 32.0  # what is still background is surely so; the paper: 24
-
     c.model = ml_collections.ConfigDict()
     c.model.encoder = "efficientnet_lite0" if light else "resnet38"
     c.model.encoder_weights = ""  # .safetensors from tools/convert_weights.py; "" starts random
-    c.model.output_stride = 16 if light else 8  # pixels per feature of the encoder's last map
+    c.model.output_stride = 16 if light else 8  # pixels per feature of the last map; resnet38: 8
     c.model.dtype = c.get_ref("dtype")
 
     c.optim = ml_collections.ConfigDict()

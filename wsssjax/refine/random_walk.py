@@ -3,7 +3,8 @@
 The published code builds the n x n transition matrix T of the n pixels of the feature map and
 squares it eight times. Only M T^256 is wanted, for the few rows M that have a class, and T has at
 most 69 entries a column; so each step is 69 shifted multiply-adds. 500 x 375 pixels with four
-classes: 16 ms on two cores for the 256 steps, against 4.4 s for the matrix, equal to 3e-6.
+channels take 0.1 s on two cores, most of it for the affinities and 0.02 s for the 256 steps,
+against 4.3 s of squaring the matrix; the results are equal to 3e-6.
 """
 
 from __future__ import annotations
