@@ -23,6 +23,11 @@ def test_scores_match_a_brute_force_over_a_set():
     np.testing.assert_allclose([got["iou"][n] for n in NAMES[:3]], want, rtol=1e-15)
     np.testing.assert_allclose(got["miou"], np.mean(want), rtol=1e-15)
     assert got["absent"] == ["train"]
+    assert got["miou"] + got["fp"] + got["fn"] == pytest.approx(1)
+    keep = truth != 255
+    wrong = [((prediction == k) & (truth != k) & keep).sum() for k in range(3)]
+    union = [(((prediction == k) | (truth == k)) & keep).sum() for k in range(3)]
+    assert got["fp"] == pytest.approx(np.mean(np.divide(wrong, union)))
     zero = metrics.scores(total, NAMES, absent="zero")
     np.testing.assert_allclose(zero["miou"], np.sum(want) / 4, rtol=1e-15)
 

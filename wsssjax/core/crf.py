@@ -139,7 +139,11 @@ def features(image_hwc, kernel: Kernel):
 
 
 def factors(kind: str, norm_n):
-    """(before, after) of a kernel: what a pixel is multiplied by ahead of and behind the filter."""
+    """(before, after) of a kernel: what a pixel is multiplied by ahead of and behind the filter.
+
+    norm_n: row sums of K. Pixels that only fill an array up have 0, and reach nobody.
+    """
+    norm_n = norm_n.clip(EPSILON) + np.float32(EPSILON)
     one = norm_n * 0 + 1
     return {"none": (one, one), "before": (1 / norm_n, one), "after": (one, 1 / norm_n),
             "symmetric": (norm_n**-0.5,) * 2}[kind]
@@ -183,9 +187,8 @@ def infer_many(unaries: Sequence[np.ndarray], image_hwc: np.ndarray, how: Preset
     lattices = [host.build(features(image_hwc, k)) for k in how.kernels]
     vertices = sum(lat.near.shape[1] for lat in lattices)
     _check_room(host.needs(h * w, labels, len(how.kernels), vertices), memory, (h, w))
-    pairs = [factors(k.normalization, host.norms(lat) if k.normalization != "none"
-                     else np.ones(h * w, np.float32))
-             for k, lat in zip(how.kernels, lattices, strict=True)]
+    pairs = [factors(k.normalization, host.norms(lat)) for k, lat in zip(how.kernels, lattices,
+                                                                           strict=True)]
     if all(np.ndim(k.compat) == 0 for k in how.kernels):
         after = [a * np.float32(k.compat) for k, (_, a) in zip(how.kernels, pairs, strict=True)]
         joint = host.join(lattices, [b for b, _ in pairs], after)
@@ -308,8 +311,6 @@ def _on_lattices(unary_nk, lattices, how: Preset):
     operators = []
     for lat, kernel in zip(lattices, how.kernels, strict=True):
         norm_n = lattice.apply(lat, jnp.ones((unary_nk.shape[0], 1), jnp.float32))[:, 0]
-        # Points that only fill up reach nobody; any norm will do for them.
-        norm_n = jnp.maximum(norm_n, jnp.float32(EPSILON)) + jnp.float32(EPSILON)
         before_n, after_n = factors(kernel.normalization, norm_n)
         operators.append(lambda x, lat=lat, a=after_n, b=before_n:
                          a[:, None] * lattice.apply(lat, b[:, None] * x))

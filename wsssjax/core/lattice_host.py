@@ -21,7 +21,6 @@ from numba.extending import intrinsic
 
 LANES = 8  # numbers of a row that are dealt with at once; rows are padded to a multiple of it
 _EMPTY = 1e30  # energy of the labels that only pad a row
-_EPSILON = np.float32(1e-20)  # added to the norms, as the library does
 _FIRST_TABLE = 1 << 16  # slots
 
 _OPTIONS = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
@@ -288,8 +287,8 @@ def apply(lattice: Lattice, x_nk: np.ndarray) -> np.ndarray:
 
 
 def norms(lattice: Lattice) -> np.ndarray:
-    """Row sums of K, float32 [n], with the library's 1e-20 added."""
-    return apply(lattice, np.ones((len(lattice.offset), 1), np.float32))[:, 0] + _EPSILON
+    """Row sums of K, float32 [n]."""
+    return apply(lattice, np.ones((len(lattice.offset), 1), np.float32))[:, 0]
 
 
 def needs(pixels: int, labels: int, kernels: int, vertices: int) -> int:
@@ -348,8 +347,7 @@ def _iterate(energy, values, spare, near, firsts, offset, splat, take, iteration
             if step:
                 for q in range(per_pixel):
                     _add_row(row, 0, take[_U(i), _U(q)], filled, offset[_U(i), _U(q)], blocks)
-            total = _softmax(row)
-            inverse = _F(1) / total
+            inverse = _F(1) / _softmax(row)
             if step == iterations:
                 for k in range(width):
                     energy[_U(i), _U(k)] = row[_U(0), _U(k)] * inverse
@@ -366,8 +364,7 @@ class Joint(NamedTuple):
     """The lattices of several kernels as one, their norms and weights folded in.
 
     offset: int32 [n, q], q = Σ (d+1).  splat, take: float32 [n, q], weights on the way in and out.
-    near: per kernel.  firsts: the row of each kernel's first vertex.  rows: of the value arrays.
-    """
+    near, firsts: per kernel, `firsts` the row of its first vertex.  rows: of the value arrays."""
 
     offset: np.ndarray
     splat: np.ndarray
@@ -379,10 +376,7 @@ class Joint(NamedTuple):
 
 def join(lattices, before, after) -> Joint:
     """before, after: float32 [n] per kernel: factors of a pixel ahead of and behind its filter."""
-    firsts, rows = [], 1
-    for lattice in lattices:
-        firsts.append(rows)
-        rows += lattice.near.shape[1] - 1
+    *firsts, rows = np.cumsum([1, *(lat.near.shape[1] - 1 for lat in lattices)]).tolist()
     offset = np.concatenate([lat.offset + np.int32(f - 1)
                              for lat, f in zip(lattices, firsts, strict=True)], 1)
     splat = np.concatenate([lat.weight * b[:, None]

@@ -32,8 +32,11 @@ def confusion(prediction_hw, truth_hw, num_classes: int) -> np.ndarray:
 
 
 def scores(confusion_kk: np.ndarray, class_names, absent: str = "skip") -> dict:
-    """{"miou", "iou": {name: 0..1}, "absent": [names], "accuracy", "precision", "recall"}.
+    """{"miou", "fp", "fn", "iou": {name: 0..1}, "absent", "accuracy", "precision", "recall"}.
 
+    fp, fn: false activation and partial activation: wrongly painted and missed pixels of a class
+    over the union, averaged as the IoU is, so that miou + fp + fn = 1 (as BAO and MARS report
+    them; SEAM's paper divides by the hits). Absent classes are left out, whatever `absent` says.
     A class in neither truth nor prediction is left out of the mean and named (`absent="skip"`) or
     counted as 0, which is UniMatch's reading (`absent="zero"`).
     """
@@ -47,8 +50,15 @@ def scores(confusion_kk: np.ndarray, class_names, absent: str = "skip") -> dict:
     iou = {n: float(h / u) for n, h, u in zip(class_names, hit, union, strict=True) if u}
     if absent == "zero":
         iou |= dict.fromkeys(missing, 0.0)
+    seen = union > 0
+
+    def rate(wrong):
+        return float(np.mean(wrong[seen] / union[seen])) if seen.any() else 0.0
+
     return {
         "miou": float(np.mean([iou[n] for n in class_names if n in iou])) if iou else 0.0,
+        "fp": rate(said - hit),
+        "fn": rate(true - hit),
         "iou": iou,
         "absent": missing,
         "accuracy": float(hit.sum() / max(true.sum(), 1)),

@@ -23,8 +23,8 @@ _MAX_VALUES = 2**28  # in one array: 20 maps of 12 megapixels
 
 
 class CamFile(NamedTuple):
-    """classes: uint8 [m], rising, 0 only where the background is scored.  cam: float16 [m,h,w], 0..1.
-    size: int32 [2], (H, W)."""
+    """classes: uint8 [m], rising, 0 only where the background is scored.  cam: float16 [m,h,w],
+    0..1.  size: int32 [2], (H, W)."""
 
     classes: np.ndarray
     cam: np.ndarray

@@ -106,7 +106,8 @@ def report(result: dict):
         return "–" if value is None else f"{100 * value:.2f}"
 
     if "miou" in result:
-        table = Table(title=f"mIoU {percent(result['miou'])} % over {result['images']:,} images")
+        table = Table(title=f"mIoU {percent(result['miou'])} % over {result['images']:,} images "
+                      f"(FP {percent(result['fp'])}, FN {percent(result['fn'])})")
         for column in ("class", "IoU", "precision", "recall"):
             table.add_column(column, justify="left" if column == "class" else "right")
         for name, value in result["iou"].items():

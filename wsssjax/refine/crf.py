@@ -42,8 +42,8 @@ def refine_labels(label_hw: np.ndarray, image_hwc: np.ndarray, how: crf.Preset, 
     """Marginals of a hard label map.
 
     label_hw: uint8 [h, w], IGNORE has no opinion.  image_hwc: uint8 RGB.  scope: which labels are
-    in the CRF: "all" classes, or the background and those "present" in the map (as IRN and AffinityNet
-    run it: the fewer labels, the weaker the unary).
+    in the CRF: "all" classes, or the background and those "present" in the map (as IRN and
+    AffinityNet run it: the fewer labels, the weaker the unary).
 
     >>> image = np.zeros((6, 6, 3), np.uint8)
     >>> label = np.zeros((6, 6), np.uint8)
@@ -108,7 +108,7 @@ def read_maps(path: pathlib.Path, size: tuple[int, int]) -> tuple[np.ndarray, np
 
 def settings(kind: str, preset: str | None, *, iterations: int | None = None,
              gt_prob: float | None = None) -> tuple[str, crf.Preset]:
-    """(name, preset) for "labels" or "cams", with changes; ValueError for values without a sense."""
+    """(name, preset) for "labels" or "cams", with changes; ValueError for senseless values."""
     name = preset or {"labels": "irn", "cams": "psa"}[kind]
     how = crf.preset(name)
     if kind == "labels":
