@@ -206,12 +206,12 @@ def numpy_state(model):
 # ---- the method --------------------------------------------------------------------------------
 
 
-def flags(knowledge, advice, tags):
-    """[b][k] of 0/1, sample by sample and class by class."""
+def flags(knowledge, advice, tags, absent=True):
+    """[b][k] of 0/1, sample by sample, class by class; absent: a class in neither map is lost."""
     out = torch.zeros(len(tags), tags.shape[1] + 1)
     for b in range(len(tags)):
         for c in range(1, tags.shape[1] + 1):
-            if tags[b, c - 1]:
+            if tags[b, c - 1] and (absent or (knowledge[b] == c).any()):
                 delta = (advice[b] == c).sum().item() / max((knowledge[b] == c).sum().item(), 1)
                 out[b, c] = float(delta < 0.5)
     return out
@@ -261,18 +261,18 @@ def static_losses(model, image, knowledge, advice, tags):
     return {"loss_seg": cross_entropy(z, knowledge), "loss_diff": sum(parts) / 2}
 
 
-def dynamic_losses(model, image, seed, tags, crf, last="d1"):
+def dynamic_losses(model, image, seed, tags, crf, last="d1", absent=True):
     (main, sub), (e_main, e_sub), e_l = model.segment(image)
     with torch.no_grad():
         m_r, m_s = own_labels(main, tags), own_labels(sub, tags)
         m_c = crf(main, tags)
     d_r, d_c = (model.difference(0, e_main, e_l, m) for m in (m_r, m_c))
-    flag = flags(m_r, m_c, tags)
+    flag = flags(m_r, m_c, tags, absent)
     with torch.no_grad():
         d1 = integrate(m_r, m_c, d_r, d_c, flag, 0.4)
     d_o, d_1 = (model.difference(1, e_sub, e_l, m) for m in (seed, d1))
     with torch.no_grad():
-        d2 = integrate(seed, d1, d_o, d_1, flags(seed, d1, tags), 0.4)
+        d2 = integrate(seed, d1, d_o, d_1, flags(seed, d1, tags, absent), 0.4)
     every = torch.ones(m_r.shape, dtype=torch.bool)
     target = d1 if last == "d1" else d2
     parts = [skipping(d_r, m_r != m_c, every, flag), skipping(d_c, m_r != m_c, every, flag),

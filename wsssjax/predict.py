@@ -13,9 +13,10 @@ import numpy as np
 
 from wsssjax.core import cli, config, files, parallel, progress, weights
 from wsssjax.data import label_map, photos
-from wsssjax.semi import predict, student
+from wsssjax.semi import predict, ssdd, student
 
 SUFFIXES = {"labels": ".png", "logits": ".npy"}
+NETWORKS = {"ssdd": ssdd}  # methods whose segmenter is not the one in student.py
 SETTINGS = "predict.json"  # beside the results: what they were made with
 
 
@@ -77,11 +78,12 @@ def restored(settings: Any, weights_path: str | os.PathLike) -> Callable:
                          "such as configs/semi_voc_unimatch_v2.py")
     parallel.start()
     parallel.set_precision(settings.precision)
-    model = student.build_model(settings)
+    network = NETWORKS.get(settings.method, student)
+    model = network.build_model(settings)
     template = jax.eval_shape(
-        functools.partial(student.first_variables, model), jax.random.key(0))
+        functools.partial(network.first_variables, model), jax.random.key(0))
     variables = jax.device_put(weights.restore(template, weights.load(weights_path)))
-    compiled = jax.jit(functools.partial(student.predict, model))
+    compiled = jax.jit(functools.partial(network.predict, model))
     return lambda image_bhwc: compiled(variables, image_bhwc)
 
 

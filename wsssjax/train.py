@@ -12,13 +12,14 @@ from wsssjax.core import checkpoint, cli, files, parallel, record
 from wsssjax.core import config as configs
 from wsssjax.core.progress import Progress
 from wsssjax.refine import affinity, difference
-from wsssjax.semi import fixmatch, supervised, unimatch, unimatch_v2
+from wsssjax.semi import fixmatch, ssdd, supervised, unimatch, unimatch_v2
 
 METHODS = {
     "affinity": affinity.build,
     "cam": cam.build,
     "eps": eps.build,
     "fixmatch": fixmatch.build,
+    "ssdd": ssdd.build,
     "ssdd_static": difference.build,
     "supervised": supervised.build,
     "unimatch": unimatch.build,
