@@ -131,6 +131,11 @@ def torch_maps(model, image_bhwc, kept=None):
     return {name: x.permute(0, 2, 3, 1).numpy() for name, x in maps.items()}
 
 
+def apply(net, variables, image, **options):
+    """The network run as one program."""
+    return jax.jit(functools.partial(net.apply, **{"train": False} | options))(variables, image)
+
+
 def check_maps(aux, want):
     widest = 0.0
     for name in (*resnet38.ENTRIES, "features"):
@@ -160,7 +165,7 @@ def test_the_published_networks_have_their_tensors_and_parameters(full):
 def test_full_width_equals_torch(full):
     image = np.random.default_rng(0).standard_normal((1, 75, 50, 3)).astype(np.float32)
     net, variables = resnet38.ResNet38(), variables_of(full, 1.0)
-    pooled, aux = jax.jit(functools.partial(net.apply, train=False))(variables, image)
+    pooled, aux = apply(net, variables, image)
     want = torch_maps(full, image)
     assert want["features"].shape == (1, 10, 7, 4096)
     check_maps(aux, want)
@@ -173,7 +178,7 @@ def test_any_size_equals_torch(size):
     model = torch_network(THIN)
     image = np.random.default_rng(1).standard_normal((2, *size, 3)).astype(np.float32)
     net = resnet38.ResNet38(width=THIN)
-    _, aux = net.apply(variables_of(model, THIN), image, train=False)
+    _, aux = apply(net, variables_of(model, THIN), image)
     check_maps(aux, torch_maps(model, image))
     h, w = size
     for tap, stride, width in zip(range(4), net.tap_strides, net.tap_widths, strict=True):
@@ -187,8 +192,8 @@ def test_training_drops_whole_channels_of_the_two_bottlenecks():
     model = torch_network(THIN)
     image = np.random.default_rng(2).standard_normal((2, 24, 40, 3)).astype(np.float32)
     net, variables = resnet38.ResNet38(width=THIN), variables_of(model, THIN)
-    (_, aux), seen = net.apply(
-        variables, image, train=True, rngs={"dropout": jax.random.key(3)},
+    (_, aux), seen = apply(
+        net, variables, image, train=True, rngs={"dropout": jax.random.key(3)},
         capture_intermediates=lambda m, _: isinstance(m, nn.Dropout), mutable=["intermediates"])
     kept, shares = {}, {}
     for name, rate in (("b6", 0.3), ("b7", 0.5)):
@@ -200,8 +205,8 @@ def test_training_drops_whole_channels_of_the_two_bottlenecks():
         shares[name] = np.concatenate([m.ravel() for m in masks]).mean()
     assert 0.55 < shares["b6"] < 0.85 and 0.35 < shares["b7"] < 0.65, shares
     check_maps(aux, torch_maps(model, image, kept))
-    quiet, _ = resnet38.ResNet38(width=THIN, dropout=False).apply(variables, image, train=True)
-    still, _ = net.apply(variables, image, train=False)
+    quiet, _ = apply(resnet38.ResNet38(width=THIN, dropout=False), variables, image, train=True)
+    still, _ = apply(net, variables, image)
     np.testing.assert_array_equal(quiet, still)
 
 
@@ -209,13 +214,12 @@ def test_training_drops_whole_channels_of_the_two_bottlenecks():
 def test_no_gradient_below_the_frozen_place(freeze_below):
     net = resnet38.ResNet38(width=THIN, freeze_below=freeze_below)
     image = jnp.asarray(np.random.default_rng(3).standard_normal((1, 24, 24, 3)), jnp.float32)
-    variables = jax.jit(lambda key: net.init({"params": key}, image, train=False))(
-        jax.random.key(0))
+    variables = variables_of(torch_network(THIN), THIN)
 
     def pooled(params):
         return net.apply({**variables, "params": params}, image, train=False)[0].sum()
 
-    grads = jax.grad(pooled)(variables["params"])
+    grads = jax.jit(jax.grad(pooled))(variables["params"])
     names = ["conv1a", *SPECIFIED]
     frozen = names[: names.index(freeze_below)] if freeze_below else []
     for name in names:
@@ -284,11 +288,11 @@ def test_the_registry_loads_public_weights_into_a_classifier(tmp_path, monkeypat
         "freeze_encoder": False, "dtype": "float32"})
     net = registry.build_classifier(config, 20)
     image = np.random.default_rng(4).standard_normal((1, 20, 31, 3)).astype(np.float32)
-    first = net.init({"params": jax.random.key(0)}, image, train=False)
+    first = jax.jit(functools.partial(net.init, train=False))({"params": jax.random.key(0)}, image)
     loaded = registry.load_encoder(first, config)
     np.testing.assert_array_equal(loaded["params"]["head"]["kernel"],
                                   first["params"]["head"]["kernel"])
-    check_maps(net.apply(loaded, image, train=False)[1], torch_maps(model, image))
+    check_maps(apply(net, loaded, image)[1], torch_maps(model, image))
 
 
 def test_an_unknown_place_to_freeze_is_named():
@@ -301,8 +305,7 @@ def test_bfloat16_stays_near_float32():
     image = np.random.default_rng(5).standard_normal((1, 32, 32, 3)).astype(np.float32)
     model = torch_network(THIN)
     variables = variables_of(model, THIN)
-    pooled, aux = resnet38.ResNet38(width=THIN, dtype=jnp.bfloat16).apply(variables, image,
-                                                                       train=False)
+    pooled, aux = apply(resnet38.ResNet38(width=THIN, dtype=jnp.bfloat16), variables, image)
     want = torch_maps(model, image)["features"].mean((1, 2))
     assert aux["features"].dtype == jnp.bfloat16 and pooled.dtype == jnp.float32
     np.testing.assert_allclose(pooled, want, atol=0.05 * np.abs(want).max())

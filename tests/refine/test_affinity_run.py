@@ -110,7 +110,7 @@ def test_features_see_the_photo_padded_with_zeros_after_normalising(trained, con
     method = affinity.build(config)
     template = jax.eval_shape(method.init, jax.random.key(0)).variables()
     variables = weights.restore(template, weights.load(trained / "run"))
-    want = np.asarray(method.predict(variables, image))[0]
+    want = np.asarray(jax.jit(method.predict)(variables, image))[0]
     assert got.shape == (5, 8, 448) and want.std() > 0
     np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
     with config.unlocked():

@@ -219,7 +219,7 @@ def test_features_equal_torch_at_an_odd_size(reference, make_config):
 
     with torch.no_grad():
         want = model(torch.tensor(image.transpose(0, 3, 1, 2)))["affinity"].permute(0, 2, 3, 1)
-    got = method.predict(our_state(model, config, method).variables(), image)
+    got = jax.jit(method.predict)(our_state(model, config, method).variables(), image)
     assert got.shape == (1, 6, 11, 448) and want.std() > 0.1
     np.testing.assert_allclose(got, want, atol=1e-5 * float(want.abs().max()))
 
