@@ -48,6 +48,13 @@ def get_config(arg=""):
     c.proposals.max_part = 0.9           # of the photo, largest region
     c.proposals.merges = 0               # further joins of similar neighbours, each one more mask
 
+    c.refine = ("crf", "sam")            # what is done to the labels of B, in this order; see LINKS
+    #                                      of wsssjax/steps.py
+    c.crf = ml_collections.ConfigDict()
+    c.crf.preset = "irn"                 # of core/crf.py: hard labels, all classes
+    c.crf.iterations = 10                # of the mean field
+    c.crf.gt_prob = 0.7                  # probability that a label is right
+
     c.merge = ml_collections.ConfigDict()
     c.merge.merge = "max_iou_imp2"       # the rule of sam_merge.py that joins labels and proposals
 

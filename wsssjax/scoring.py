@@ -16,7 +16,6 @@ from wsssjax.evaluate import label_stats, miou, saliency_error
 from wsssjax.select import store
 
 SCENERY = ("train/rails", "boat/water")  # pairs that co-occur by design in the generated photos
-LABEL_SETS = {"A": "labels_a", "B": "labels_b", "B+": "labels_b_plus"}
 
 
 def chosen_ids(folder: pathlib.Path) -> list[str]:
@@ -25,46 +24,46 @@ def chosen_ids(folder: pathlib.Path) -> list[str]:
     return [pathlib.Path(line.split()[0]).stem for line in lines if line.strip()]
 
 
-def score_run(config, folders: dict[str, pathlib.Path], paths: dict[str, str], supervision: dict,
+def score_run(config, folders: dict[str, pathlib.Path], paths: dict[str, str],
+              sets: dict[str, tuple[str, str]], supervision: dict,
               arms: dict) -> tuple[dict, dict]:
     """(results, gallery): all scores as fractions 0..1, and the ids that the report shows.
 
-    folders: of the recipe's steps by name.  paths: see `steps.where`.  supervision: what each label
-    set and each arm has seen, `I` tags, `S` saliency, `F` masks.  arms: name → steps.Arm.
+    folders: of the recipe's steps by name.  paths: see `steps.where`.  sets: label sets A, B, …, B+
+    as name → (step, method).  supervision: what each label set and each arm has seen, `I` tags,
+    `S` saliency, `F` masks.  arms: name → steps.Arm.
     """
     class_names = read_class_names(paths["classes"])
     train = files.read_ids(paths["train"])
     confusions = {name: miou.folder_confusions(folders[folder], paths["truth"], train,
                                                len(class_names))
-                  for name, folder in LABEL_SETS.items()}
+                  for name, (folder, _) in sets.items()}
     results = {
         "title": config.title,
         "data": config.data.kind,
         "classes": list(class_names),
         "seed": config.seed,
         "images": {"train": len(train), "test": len(files.read_ids(paths["test"]))},
-        "labels": _labels(config, confusions, class_names, supervision),
+        "labels": _labels(sets, confusions, class_names, supervision),
         "histogram": _histogram(confusions, class_names),
         "selection": _selection(folders, train, confusions["B+"], class_names),
         "arms": {name: _arm(config, name, arm, folders, paths, supervision)
                  for name, arm in arms.items()},
     }
     if paths["context"]:
-        results["context"] = _context(folders, paths, train)
+        results["context"] = _context(sets, folders, paths, train)
     saliency = folders.get("saliency") or paths["saliency"]
     if saliency:
         results["saliency"] = saliency_error.folder_scores(saliency, paths["truth"], train)
     return results, _gallery(config, folders, paths)
 
 
-def _labels(config, confusions, class_names, supervision):
-    methods = {"A": config.cam_a.method, "B": config.cam_b.method}
-    methods["B+"] = f"{methods['B']} + proposals"
+def _labels(sets, confusions, class_names, supervision):
     out = {}
     for name, counts in confusions.items():
         found = metrics.scores(counts.sum(0), class_names)
-        out[name] = {"method": methods[name], "supervision": supervision[name],
-                     "miou": found["miou"], "iou": found["iou"], "absent": found["absent"]}
+        out[name] = {"method": sets[name][1], "supervision": supervision[name],
+                     **{key: found[key] for key in ("miou", "fp", "fn", "iou", "absent")}}
     return out
 
 
@@ -123,10 +122,10 @@ def _arm(config, name, arm, folders, paths, supervision):
             "iou": found["iou"], "absent": found["absent"], "mask_ratio": ratio}
 
 
-def _context(folders, paths, train):
+def _context(sets, folders, paths, train):
     """Per label set and pair of SCENERY the scenery mislabelled as the class, over its hits."""
     out = {}
-    for name, folder in LABEL_SETS.items():
+    for name, (folder, _) in sets.items():
         found = evaluate_command.run(
             labels=str(folders[folder]), truth=paths["truth"], ids=train, progress=False,
             metrics_wanted=("confusion",), classes=paths["classes"], context=paths["context"],

@@ -1,18 +1,20 @@
 """The steps of the recipe that every `train` config with arms runs, and the order they stand in.
 
-    prepare ┬ cam_a ─ labels_a ─────────────────────────┐
-            ├ saliency ─ cam_b ─ labels_b ┬ labels_b_plus ┴ select ─ control_m ─┐
-            └ proposals ──────────────────┘                                     │
-      ┌─────────────────────────────────────────────────────────────────────────┘
+    prepare ┬ cam_a ─ labels_a ──────────────────────────────────────┐
+            ├ saliency ─ cam_b ─ labels_b ─ labels_b_crf ┬ labels_b_plus ┴ select ─ control_m ─┐
+            └ proposals ─────────────────────────────────┘                                     │
+      ┌────────────────────────────────────────────────────────────────────────────────────────┘
       └ arm_s ─ test_s, arm_m ─ test_m, … ─ evaluate ─ report
 
-Each function below is one kind of step: (config, folder to fill, {input: its folder}).
+Each function below is one kind of step: (config, folder to fill, {input: its folder}). How the
+labels of B are refined, `config.refine` says: one step a link, the last is called labels_b_plus.
 """
 
 from __future__ import annotations
 
 import functools
 import pathlib
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from wsssjax import predict, recipe, scoring, train
@@ -96,11 +98,47 @@ def propose(config, out, inputs):
                       **config.proposals)
 
 
-def merge(config, out, inputs):
-    """B+: the label maps of B with the proposals merged in."""
+def crf(config, labels: str, out, inputs):
+    """Label maps after a dense CRF."""
+    paths = where(inputs["prepare"])
+    refine_command.run(method="crf", labels=str(inputs[labels]), images=paths["train_photos"],
+                       classes=paths["classes"], out=str(out), **config.crf)
+
+
+def merge(config, labels: str, out, inputs):
+    """Label maps with the proposals merged in."""
     classes = where(inputs["prepare"])["classes"]
-    refine_command.run(method="sam", labels=str(inputs["labels_b"]), classes=classes,
+    refine_command.run(method="sam", labels=str(inputs[labels]), classes=classes,
                        proposals=str(inputs["proposals"]), out=str(out), **config.merge)
+
+
+class Link(NamedTuple):
+    """One way to refine. run: (config, labels=, out=, inputs=).  inputs: beside the labels.
+    field: of the recipe's config, where its settings stand.  title: for tables."""
+
+    run: Callable
+    inputs: tuple[str, ...]
+    field: str
+    title: str
+
+
+LINKS = {"crf": Link(crf, (), "crf", "CRF"),
+         "sam": Link(merge, ("proposals",), "merge", "proposals")}
+
+
+def chain(names: Sequence[str]) -> list[tuple[str, str, Link]]:
+    """(step that is refined, step that does it, link) for each name in `config.refine`."""
+    if not names:
+        raise ValueError(f"config.refine is empty; want one or more of {', '.join(LINKS)}")
+    out, before = [], "labels_b"
+    for place, name in enumerate(names):
+        link = configs.choose(LINKS, name, "config.refine")
+        if name in names[:place]:
+            raise ValueError(f"config.refine={tuple(names)}: names {name!r} twice")
+        own = "labels_b_plus" if place == len(names) - 1 else f"labels_b_{name}"
+        out.append((before, own, link))
+        before = own
+    return out
 
 
 def select(config, out, inputs):
@@ -151,12 +189,16 @@ def test_arm(config, arm_name: str, out, inputs):
 
 def evaluate(config, out, inputs):
     """All scores of the run as `results.json`; only this step and arm T read the truth."""
-    seen = "I+S"  # tags and saliency; superpixels know nothing
-    supervision = {"A": "I", "B": seen, "B+": seen}
+    seen = "I+S"  # tags and saliency; superpixels and CRF know nothing
+    sets = {"A": ("labels_a", config.cam_a.method), "B": ("labels_b", config.cam_b.method)}
+    for before, step, link in chain(config.refine):
+        title = f"{list(sets.values())[-1][1]} + {link.title}"
+        sets["B+" if step == "labels_b_plus" else f"B {link.title}"] = (step, title)
+    supervision = {name: "I" if name == "A" else seen for name in sets}
     arms = {name: ARMS[name] for name in config.arms}
     supervision |= {n: f"{seen}+F" if arm.labels == "truth" else seen for n, arm in arms.items()}
-    results, gallery = scoring.score_run(config, inputs, where(inputs["prepare"]), supervision,
-                                         arms)
+    results, gallery = scoring.score_run(config, inputs, where(inputs["prepare"]), sets,
+                                         supervision, arms)
     files.write_json(out / "gallery.json", gallery)
     files.write_json(out / "results.json", results)
 
@@ -209,8 +251,8 @@ def build(config, workdir: pathlib.Path) -> list[recipe.Step]:
         out.append(step(f"labels_{name}", bind(infer_cam, part(cam)), ("prepare", cam), (cam,)))
     out += [
         step("proposals", bind(propose, config), first, ("proposals",)),
-        step("labels_b_plus", bind(merge, config), ("prepare", "labels_b", "proposals"),
-             ("merge",)),
+        *(step(own, bind(link.run, config, before), ("prepare", before, *link.inputs),
+               (link.field,)) for before, own, link in chain(config.refine)),
         step("select", bind(select, config), ("prepare", "labels_a", "labels_b_plus"), ("select",)),
         step("control_m", bind(draw_control, config), ("select",), seed),
     ]

@@ -93,11 +93,12 @@ def labels(results: dict) -> Table | None:
     first = next(iter(sets))
     base = sets[first].get("miou")
     rows = tuple((name, _text(s, "method"), _text(s, "supervision"), percent(s.get("miou")),
-                  "" if name == first else points(s.get("miou"), base))
-                 for name, s in sets.items())
+                  "" if name == first else points(s.get("miou"), base), percent(s.get("fp")),
+                  percent(s.get("fn"))) for name, s in sets.items())
     return Table("labels", "Pseudo-labels of the training images",
-                 ("set", "method", "supervision", "mIoU %", f"vs {first}"), rows,
-                 f"Scored against true masks that learning never sees. {SUPERVISION_KEY}", 3)
+                 ("set", "method", "supervision", "mIoU %", f"vs {first}", "FP %", "FN %"), rows,
+                 "Scored against true masks that learning never sees. FP: false activation, FN: "
+                 f"partial activation; the three add up to 100. {SUPERVISION_KEY}", 3)
 
 
 def context(results: dict) -> Table | None:
