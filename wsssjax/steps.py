@@ -191,7 +191,7 @@ def evaluate(config, out, inputs):
     """All scores of the run as `results.json`; only this step and arm T read the truth."""
     seen = "I+S"  # tags and saliency; superpixels and CRF know nothing
     sets = {"A": ("labels_a", config.cam_a.method), "B": ("labels_b", config.cam_b.method)}
-    for before, step, link in chain(config.refine):
+    for _, step, link in chain(config.refine):
         title = f"{list(sets.values())[-1][1]} + {link.title}"
         sets["B+" if step == "labels_b_plus" else f"B {link.title}"] = (step, title)
     supervision = {name: "I" if name == "A" else seen for name in sets}
