@@ -14,8 +14,8 @@ What the published code does by accident, and what is done here:
 * SGD is made anew at each step, so that its momentum of 0.9 never acts: momentum 0 here.
 * The maps that it stores are mirrored at random, stored by place in the list, exchanged (knowledge
   as advice) and used without the photo's own augmentation: here they are stored by id, unmirrored,
-  in order, and labels and photo are always moved together. config.ssdd of semi_voc_ssdd.py can
-  bring that back.
+  in order, and labels and photo are always moved together. ssdd.static_seed=released of
+  semi_voc_ssdd.py brings that back.
 * The new layers' batch norms are frozen where they start, a division by the root of 1.001: kept.
 * Photos and labels are squashed to squares: kept; data.square=false keeps their proportions.
 * A class that a crop has lost counts as lost by the advice and takes the crop out of the

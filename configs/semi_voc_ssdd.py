@@ -10,8 +10,10 @@ on val); 61.4 on val for a segmenter trained on the seed alone. One day, 2 photo
 stated. Published scores are of photos squashed to 448 pixels, five scales and mirror images summed,
 softmax of that sum, and a dense CRF; here photos keep their proportions and are seen once.
 
-The seed is what refine_voc_ssdd_static.py leads to. Any label maps will do: AffinityNet's after a
-CRF are the authors' ablation.
+The seed is what refine_voc_ssdd_static.py leads to (ssdd.static_seed=clean), but any label maps
+will do. psa_crf reads data.advice in its place, the authors' ablation where that is AffinityNet
+after a CRF; released mixes data.knowledge and data.advice by the maps in data.differences as the
+published code does: mirrored at random, exchanged, and without the photo's own scale and window.
 
 What the published code does by accident, and what is done here:
 
@@ -39,12 +41,15 @@ def get_config(arg=""):
 
     c.ssdd.bias = 0.4  # how much less sure the advice may be, and still be taken
     c.ssdd.last_target = "d1"  # d2: as released
+    c.ssdd.static_seed = "clean"  # or psa_crf, released: see above
+    c.ssdd.seed_bias = 0.1  # released: in favour of the advice
+    c.ssdd.seed_background_bias = 0.1  # released: for background in the advice, against the other's
     c.ssdd.crf = "ssdd_loop"  # preset of the CRF inside the step
     c.ssdd.crf_shrink = 1.0  # divides its spatial deviations
 
     c.data.side = (512, 768)  # pixels, range of the photo's sides
-    del c.data.knowledge, c.data.advice
-    c.data.seed = ""  # folder of label maps <id>.png, or of scores <id>.npz; must be given
+    c.data.seed = ""  # clean: folder of label maps <id>.png, or of scores <id>.npz
+    c.data.differences = ""  # released: folder of stored maps <id>.npz
     c.data.root = "."  # folder that the paths in data.val count from
     c.data.val = ""  # list: '<photo> <label>' a line, evaluated as it trains; "" for none
 

@@ -145,3 +145,25 @@ def test_batches_hold_to_the_table_and_repeat(tmp_path):
                                                    "advice"}
         for key, x in batches.device_arrays(one).items():
             np.testing.assert_array_equal(x, two[key])
+
+
+def test_stored_maps_as_released(tmp_path):
+    """Exchanged, for half of the photos mirrored, and deaf to what happens to the photo."""
+    rng, mirrored = np.random.default_rng(0), 0
+    read = label_pairs.AsReleased(folder=str(tmp_path), grid=8)
+    for name in map(str, range(20)):
+        maps = np.float16(rng.random((2, 8, 8)))
+        cam_file.write(tmp_path / f"{name}.npz", [0, 1], maps, (50, 60))
+        got = [read({"name": name}, rng)["differences"] for _ in range(2)]
+        np.testing.assert_array_equal(*got)
+        same = (got[0] == maps[::-1]).all()
+        assert same or (got[0] == maps[::-1, :, ::-1]).all()
+        mirrored += not same
+    assert 4 < mirrored < 16
+    wide = label_pairs.AsReleased(folder=str(tmp_path), grid=12)
+    assert wide({"name": "3"}, rng)["differences"].shape == (2, 12, 12)
+    with pytest.raises(FileNotFoundError, match="x.npz: no such stored maps"):
+        read({"name": "x"}, rng)
+    cam_file.write(tmp_path / "x.npz", [0, 1, 2], np.zeros((3, 8, 8)), (50, 60))
+    with pytest.raises(ValueError, match="x.npz: 3 maps; want two, of knowledge and advice"):
+        read({"name": "x"}, rng)

@@ -148,6 +148,21 @@ def test_goes_on_where_it_was_stopped(data, trained, tmp_path):
         refine(data, trained, tmp_path, bias=0.3)
 
 
+def test_sigma_can_be_stored(data, trained, tmp_path):
+    """What the rule was fed, on the grid, in half precision; made anew where it is not there."""
+    refine(data, trained, tmp_path / "out")
+    refine(data, trained, tmp_path / "out", maps=tmp_path / "maps")
+    config = settings()
+    sets = {n: label_pairs.LabelSet(data / n, 21, n) for n in ("knowledge", "advice")}
+    source = label_pairs.Source(data / "photos", sets, 21)
+    forward = difference.restored(config, trained)
+    for index, name in enumerate(source.ids):
+        content = cam_file.read(tmp_path / f"maps/{name}.npz")
+        want = forward([difference.prepare(config, source, index)])[0]
+        assert content.classes.tolist() == [0, 1] and content.cam.shape == (2, 16, 16)
+        np.testing.assert_allclose(content.cam, want, atol=5e-4)
+
+
 def test_tags_of_a_file_decide_what_can_be_flagged(data, trained, tmp_path):
     (tmp_path / "tags.csv").write_text(
         "id,tags\n" + "".join(f"{name},person\n" for name in SIZES))

@@ -12,7 +12,7 @@ from PIL import Image
 from wsssjax import predict, train
 from wsssjax.core import config as configs
 from wsssjax.core import files, logs, weights
-from wsssjax.data import label_map
+from wsssjax.data import cam_file, label_map
 from wsssjax.models import difference_net
 from wsssjax.semi import ssdd
 
@@ -90,7 +90,38 @@ def test_photos_are_segmented_by_the_main_head_alone(data, trained, tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "labels/c.npy"), want, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["psa_crf", "released"])
+def test_other_seeds(data, tmp_path, kind):
+    """The advice alone; or knowledge and advice mixed by stored maps, here of a clear decision."""
+    label_map.write(tmp_path / "advice/a.png", np.full(SIZES["a"], 2, np.uint8))
+    label_map.write(tmp_path / "knowledge/a.png", np.full(SIZES["a"], 1, np.uint8))
+    left = np.zeros((2, 8, 8), np.float16)
+    left[0, :, :4], left[1, :, 4:] = 1, 1
+    cam_file.write(tmp_path / "maps/a.npz", [0, 1], left, SIZES["a"])
+    config = configs.load(CONFIG, fields(data, **{
+        "data.knowledge": tmp_path / "knowledge", "data.advice": tmp_path / "advice",
+        "data.seed": "", "ssdd.static_seed": kind, "data.differences": tmp_path / "maps",
+        "ssdd.flag_absent": "false", "data.val": ""}))
+    method = ssdd.build(config)
+    loader = method.loader()
+    batch = next(loader)
+    loader.close()
+    seed = np.asarray(ssdd.seed_labels(config.ssdd, {
+        **batch, "tags": batch["tags"] * (kind != "released")}))
+    if kind == "psa_crf":
+        assert set(batch) == {"image", "photo", "tags", "valid", "advice", "name"}
+        assert (seed == 2).all()
+    else:
+        half = seed[0].mean(0)
+        assert sorted([*half[:1], *half[-1:]]) == [1, 2] and ((seed == 1) | (seed == 2)).all()
+        assert (half[0] == 2) == (batch["differences"][0, 0, 0, 0] == 1)
+        with pytest.raises(ValueError, match="config.data.differences=: no such folder"):
+            config.data.differences = ""
+            ssdd.build(config)
+
+
 @pytest.mark.parametrize("field, value, message", [
+    ("ssdd.static_seed", "dirty", "config.ssdd.static_seed 'dirty' is unknown"),
     ("ssdd.last_target", "d3", "config.ssdd.last_target 'd3' is unknown; "),
     ("ssdd.crf", "none", "'none' is unknown"),
     ("ssdd.crf_shrink", "0", "config.ssdd.crf_shrink is 0.0; want a number above 0"),

@@ -5,7 +5,7 @@ background first). Either way a photo's labels are a score per class: one-hot ma
 Scores, not classes, are resized; the class is decided last, on a grid of a quarter of the crop's
 sides. Every map goes with its photo by id, and through the same scale, window and flip: the
 published code stored maps by their place in a list, flipped half of them, and then used them
-without the photo's own scale, window and flip. None of these is reproduced here.
+without the photo's own scale, window and flip. `AsReleased` alone does so too.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -219,6 +220,33 @@ class GridCrop:
         return out
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AsReleased:
+    """Example with `differences` float32 [2,g,g]: stored maps as the published code uses them.
+
+    Half of the photos' maps are mirrored, the same ones in every pass, the two are exchanged, and
+    neither the photo's scale nor its window nor its flip is theirs.
+    folder: of `<id>.npz`, what refining stored.  grid: cells a side.
+    """
+
+    folder: str
+    grid: int
+
+    def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+        path = pathlib.Path(self.folder) / f"{example['name']}.npz"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such stored maps; write them with refine "
+                                    "--method=difference")
+        content = cam_file.read(path)
+        if content.classes.tolist() != [0, 1]:
+            raise ValueError(f"{path}: {len(content.classes)} maps; want two, of knowledge and "
+                             "advice, as refine --method=difference stores them")
+        mirrored = zlib.crc32(example["name"].encode()) % 2
+        maps_2gg = resize(content.cam.astype(np.float32), (self.grid, self.grid))[::-1]
+        return {**example, "differences": np.ascontiguousarray(
+            maps_2gg[:, :, :: -1 if mirrored else 1])}
+
+
 # ---- batches -----------------------------------------------------------------------------------
 
 
@@ -236,9 +264,13 @@ def source(config, keys: Iterable[str]) -> Source:
         image_tags=tags.read_tags(data.tags, names) if data.tags else None)
 
 
-def batches(config, examples: Source, *, photo: bool) -> Loader:
-    """Endless batches of `image`, `tags`, `valid` and the labels of each set; `photo` if asked."""
+def batches(config, examples: Source, *, photo: bool, stored: str = "") -> Loader:
+    """Endless batches of `image`, `tags`, `valid` and the labels of each set; `photo` if asked.
+
+    stored: folder of stored maps for `differences`, see AsReleased; "" for none.
+    """
     data, keys = config.data, tuple(examples.sets)
+    more = (*(("photo",) if photo else ()), *(("differences",) if stored else ()))
     brightness, contrast, saturation, hue = data.jitter
     steps = (
         GridCrop(low=data.side[0], high=data.side[1], crop=data.crop, flip_p=data.flip_p,
@@ -246,7 +278,8 @@ def batches(config, examples: Source, *, photo: bool) -> Loader:
         transforms.ColorJitter(keys=("image",), p=1.0, brightness=brightness, contrast=contrast,
                                saturation=saturation, hue=hue),
         transforms.Normalize(keys=("image",), mean=data.mean, std=data.std),
-        transforms.Keep(keys=("image", "tags", "valid", *keys) + (("photo",) if photo else ())),
+        *((AsReleased(folder=stored, grid=data.crop // GRID),) if stored else ()),
+        transforms.Keep(keys=("image", "tags", "valid", *keys, *more)),
     )
     index, count = parallel.process()
     return Loader(examples, steps, batch=config.device_batch * parallel.device_count(),

@@ -28,7 +28,7 @@ from wsssjax.core.constants import IGNORE
 from wsssjax.core.losses import masked_xent
 from wsssjax.core.method import Method
 from wsssjax.core.state import TrainState
-from wsssjax.data import label_map, label_pairs, tags
+from wsssjax.data import cam_file, label_map, label_pairs, tags
 from wsssjax.data.classes import need_background, read_class_names
 from wsssjax.models import difference_net
 
@@ -145,7 +145,7 @@ class Item(NamedTuple):
 def run(*, config: Any, weights: str | os.PathLike, labels: str, advice: str, images: str, out: str,
         ids: str | Sequence[str] | None = None, classes: str = "voc",
         tags: str | os.PathLike | None = None, bias: float = 0.1, background_bias: float = 0.1,
-        label: str = "refine by differences") -> dict:
+        maps: str | os.PathLike | None = None, label: str = "refine by differences") -> dict:
     """Writes `<out>/<id>.png` made of two label sets and returns {"images", "changed"}.
 
     config: what trained the network, or its file's name.  weights: exported weights, or the folder
@@ -153,8 +153,9 @@ def run(*, config: Any, weights: str | os.PathLike, labels: str, advice: str, im
     images: folder or list of photos.  ids: list file or ids; None: all of `labels`.  tags: CSV
     file; None takes the classes in the knowledge.  bias, background_bias: see
     `core.difference.preference`; published 0.1 each.  Files that are there already are kept, and
-    refused if they were made otherwise.  changed: share of the pixels that differ from `labels`,
-    of the photos done now.
+    refused if they were made otherwise.  maps: folder that gets sigma of knowledge and advice as
+    `<id>.npz` (`cam_file`, as classes 0 and 1), unmirrored, on the network's grid; None for none.
+    changed: share of the pixels that differ from `labels`, of the photos done now.
     """
     config = configs.load(config) if isinstance(config, str) else config
     _check_config(config, classes)
@@ -165,12 +166,20 @@ def run(*, config: Any, weights: str | os.PathLike, labels: str, advice: str, im
     forward = restored(config, weights)
     out = pathlib.Path(out)
     files.claim(out / SETTINGS, _made_with(config, weights, examples, bias, background_bias, tags))
-    todo = [i for i, name in enumerate(examples.ids) if not (out / f"{name}.png").exists()]
+    def is_done(name):
+        stored = maps is None or (pathlib.Path(maps) / f"{name}.npz").exists()
+        return stored and (out / f"{name}.png").exists()
+
+    todo = [i for i, name in enumerate(examples.ids) if not is_done(name)]
 
     def finish(pair):
         item, sigma_2gg = pair
         rows, columns = item.part
-        made_hw = refine(*item.full_2hw, *sigma_2gg[:, :rows, :columns], item.tags_k, bias=bias,
+        sigma_2gg = sigma_2gg[:, :rows, :columns]
+        if maps is not None:
+            cam_file.write(pathlib.Path(maps) / f"{item.name}.npz", [0, 1], sigma_2gg,
+                           np.maximum(item.full_2hw.shape[1:], sigma_2gg.shape[1:]))
+        made_hw = refine(*item.full_2hw, *sigma_2gg, item.tags_k, bias=bias,
                          background_bias=background_bias, flag_absent=config.ssdd.flag_absent)
         label_map.write(out / f"{item.name}.png", made_hw)
         return (made_hw != item.full_2hw[0]).sum(), made_hw.size

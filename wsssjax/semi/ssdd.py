@@ -20,6 +20,7 @@ are used. What differs from the published code is told in configs/semi_voc_ssdd.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -41,6 +42,7 @@ from wsssjax.models import difference_net
 from wsssjax.semi import validate, views
 
 LAST_TARGETS = {"d1": 0, "d2": 1}
+SEEDS = {"clean": ("seed",), "psa_crf": ("advice",), "released": ("knowledge", "advice")}
 first_variables, predict = difference_net.first_variables, difference_net.predict
 
 
@@ -48,8 +50,13 @@ def build(config: Any) -> Method:
     """The method for the train loop; what a step does is told at `train_step`."""
     choose(LAST_TARGETS, config.ssdd.last_target, "config.ssdd.last_target")
     parallel.set_precision(config.precision)
+    keys = choose(SEEDS, config.ssdd.static_seed, "config.ssdd.static_seed")
+    stored = config.data.differences if config.ssdd.static_seed == "released" else ""
+    if config.ssdd.static_seed == "released" and not os.path.isdir(stored):
+        raise ValueError(f"config.data.differences={stored}: no such folder; refining by "
+                         "differences stores it")
     model, crf = build_model(config), in_loop_crf(config.ssdd)
-    examples = label_pairs.source(config, ("seed",))
+    examples = label_pairs.source(config, keys)
     epoch, total_steps = label_pairs.lengths(config, examples)
     forward = functools.partial(predict, model)
 
@@ -70,7 +77,8 @@ def build(config: Any) -> Method:
         found = functools.partial(validate.run, _validation(config, forward), teacher=False)
     return Method(
         init, step, forward,
-        functools.partial(label_pairs.batches, config, examples, photo=True), total_steps,
+        functools.partial(label_pairs.batches, config, examples, photo=True, stored=stored),
+        total_steps,
         validate=found, eval_steps=epoch * config.eval_epochs if found else 0)
 
 
@@ -138,7 +146,8 @@ def train_step(before: TrainState, batch: dict, key: jax.Array, *, config: Any, 
                crf: Callable, optimizer: Any) -> tuple[TrainState, dict]:
     """(state, metrics) after one iteration on one device.
 
-    batch: image, photo, seed, tags, valid.  crf: (energies, photos) → scores, no gradient taken.
+    batch: image, photo, tags, valid and what `seed_labels` reads.  crf: (energies, photos) →
+    scores; no gradient is taken.
     loss = loss_seg + loss_diff, of which neither reaches the other's parameters. loss_seg: main
     against D2, plus half of sub against the seed, plus half of sub against D2; means over pixels.
     loss_diff: mean of four balanced losses, those of the first step as means over images of which
@@ -146,7 +155,7 @@ def train_step(before: TrainState, batch: dict, key: jax.Array, *, config: Any, 
     over all devices' pixels and images.
     """
     drop_key = parallel.device_key(key)
-    tags_bk, seed_bgh = batch["tags"], batch["seed"]
+    tags_bk, seed_bgh = batch["tags"], seed_labels(config.ssdd, batch)
 
     def own_labels(logits_bghk):
         label_bgh = difference.present_labels(jax.lax.stop_gradient(logits_bghk), tags_bk)
@@ -180,6 +189,22 @@ def train_step(before: TrainState, batch: dict, key: jax.Array, *, config: Any, 
             "seed_changes": (made.d2 != seed_bgh).mean()}
 
     return optim.descend(before, loss, optimizer)
+
+
+def seed_labels(config: Any, batch: dict) -> jax.Array:
+    """int32 [b,g,h]: the label maps to start from, as config.ssdd.static_seed says.
+
+    clean: those of the seed.  psa_crf: the advice alone.  released: knowledge and advice made one
+    here, by stored differences that belong elsewhere (`label_pairs.AsReleased`).
+    """
+    if config.static_seed != "released":
+        return batch[SEEDS[config.static_seed][0]]
+    knowledge, advice = batch["knowledge"], batch["advice"]
+    flags_bk = difference.class_flags(knowledge, advice, batch["tags"],
+                                      flag_absent=config.flag_absent)
+    sigma_k, sigma_a = jnp.moveaxis(batch["differences"], 1, 0)
+    return difference.integrate(knowledge, advice, sigma_k, sigma_a, flags_bk, config.seed_bias,
+                                config.seed_background_bias)
 
 
 def _xent(logits_bghk, label_bgh):
