@@ -136,6 +136,21 @@ def test_steps_match_torch(compiled, steps, seeds, rtol, atol):
     print(f"{steps} steps: largest error {compare(state, other, start, atol):.2g}")
 
 
+def test_a_step_at_full_width_matches_torch():
+    """ResNet-38 and heads as published, 126 million parameters, on one small crop."""
+    config, batch = load_config(), make_batch(0, 1)
+    config.optim.lr = 1e-3
+    model, state, tx, other = setting(config, width=1)
+    start = difference_net.from_torch(plain.numpy_state(other))
+    start = {n: x.copy() for n, x in start.items()}
+    want = plain_step(config, other, batch, 0)
+    state, metrics = step_of(config, model, tx)(
+        parallel.replicate(state, devices=1), batch, jax.random.key(0))
+    for name, value in want.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
+    print(f"full width: largest error {compare(state, other, start, 1e-5):.2g}")
+
+
 def test_two_devices_are_one():
     """Unequal counts of ignored pixels and of skipped images on the two: exact all the same."""
     parts = [make_batch(seed, side=64) for seed in (0, 1)]
