@@ -2,7 +2,8 @@
 
 --arch: an encoder's name reads its public weights (of DINOv2 the hub's .pth as well as Hugging
 Face's .safetensors); unimatch_v2_dinov2_s|b|l|g reads a trained UniMatch V2 model, encoder and
-head: a plain state dict, or of its checkpoint the entry `model`, with --ema `model_ema`.
+head: a plain state dict, or of its checkpoint the entry `model`, with --ema `model_ema`; resnet38
+reads AffinityNet's classifier, affinity_resnet38 the whole of its second network.
 --to=torch goes the other way and writes <out>/model.pth. Both ways are exact.
 """
 
@@ -18,7 +19,15 @@ import numpy as np
 
 from wsssjax.bridge import torch_weights
 from wsssjax.core import cli, config, files, weights
-from wsssjax.models import dpt, efficientnet_lite, registry, vit, vit_names
+from wsssjax.models import (
+    affinity_net,
+    dpt,
+    efficientnet_lite,
+    registry,
+    resnet38,
+    vit,
+    vit_names,
+)
 from wsssjax.models.segmenter import Segmenter
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
@@ -53,7 +62,16 @@ def _segmenter(size: str) -> Arch:
     return Arch(module, registry.segmenter_from_torch, registry.segmenter_to_torch, whole=True)
 
 
+def _affinity() -> Arch:
+    def module(_):
+        return affinity_net.AffinityNet(resnet38.ResNet38(), affinity_net.TAPS["resnet38"])
+
+    return Arch(module, affinity_net.from_torch, whole=True)
+
+
 ARCHES = {
+    "resnet38": Arch(lambda _: resnet38.ResNet38(), resnet38.from_torch),
+    "affinity_resnet38": _affinity(),
     "efficientnet_lite0": Arch(lambda _: efficientnet_lite.EfficientNetLite0(num_classes=1000),
                                efficientnet_lite.from_torch),
     **{f"dinov2_{size}": _encoder(size) for size in vit.SIZES},

@@ -19,8 +19,8 @@ import pytest
 from wsssjax.core import config as configs
 from wsssjax.core import optim, parallel, weights
 from wsssjax.core import state as states
-from wsssjax.models import registry, resnet38
-from wsssjax.refine import affinity, affinity_net
+from wsssjax.models import affinity_net, registry, resnet38
+from wsssjax.refine import affinity
 
 ROOT = pathlib.Path(__file__).parents[2]
 SIDE = 80

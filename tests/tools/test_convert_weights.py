@@ -6,6 +6,8 @@ import pathlib
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -89,3 +91,37 @@ def test_exit_codes(tmp_path):
     assert run("--arhc=x", *flags).returncode == 2
     shown = run("--help")
     assert shown.returncode == 0 and "python tools/convert_weights.py --arch=" in shown.stdout
+
+
+def test_affinitynet_and_its_encoder_convert(tool, tmp_path, monkeypatch):
+    """A narrow ResNet-38 in place of the 425 MB one, named as the published state dict is."""
+    from wsssjax.models import affinity_net, resnet38
+
+    thin = resnet38.ResNet38(width=1 / 16)
+    net = affinity_net.AffinityNet(thin, affinity_net.TAPS["resnet38"])
+    monkeypatch.setitem(tool.ARCHES, "resnet38", tool.ARCHES["resnet38"]._replace(
+        module=lambda _: thin))
+    monkeypatch.setitem(tool.ARCHES, "affinity_resnet38", tool.ARCHES["affinity_resnet38"]._replace(
+        module=lambda _: net))
+    template = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 56, 56, 3)),
+                                               train=False))
+    rng, tensors = np.random.default_rng(0), {}
+    kinds = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+    for name, x in weights.flatten(template).items():
+        *layer, kind = name.split("/")[1:]
+        torch_name = ".".join(layer[1:])
+        if kind == "kernel":
+            shape = x.shape if len(x.shape) == 4 else (1, 1, *x.shape)
+            tensors[f"{torch_name}.weight"] = rng.random(shape, np.float32).transpose(3, 2, 0, 1)
+        else:
+            tensors[f"{torch_name}.{kinds[kind]}"] = rng.random(x.shape, np.float32)
+    np.savez(tmp_path / "aff.npz", **tensors)
+    tool.convert("affinity_resnet38", str(tmp_path / "aff.npz"), str(tmp_path / "aff"))
+    whole = weights.load(tmp_path / "aff")
+    np.testing.assert_array_equal(whole["params/head/f8_3/kernel"],
+                                  tensors["f8_3.weight"][:, :, 0, 0].T)
+    tool.convert("resnet38", str(tmp_path / "aff.npz"), str(tmp_path / "encoder"))
+    encoder = weights.load(tmp_path / "encoder")
+    assert encoder and all("/backbone/" in name for name in encoder)
+    for name, x in encoder.items():
+        np.testing.assert_array_equal(x, whole[name])

@@ -27,7 +27,7 @@ OPTIONS = {
     "confidences": ("low_alpha", "high_alpha"),
     "affinity": ("save", "border"),
     "sam": ("merge", "coverage", "keep_uncovered", "area_cap", "explain", "report", "images"),
-    "difference": ("tags", "bias", "background_bias"),
+    "difference": ("tags", "bias", "background_bias", "maps"),
 }
 
 
@@ -55,7 +55,7 @@ def _difference(names, class_names, options):
 
 METHODS = {"crf": _crf, "confidences": _confidences, "affinity": _affinity, "sam": _sam,
            "difference": _difference}
-WITH_CLASSES = ("affinity", "difference")  # these read the names of --classes themselves
+WITH_CLASSES = ("affinity", "difference")  # these read the class names themselves
 
 
 def run(*, method: str, out: str, ids: str | Sequence[str] | None = None, classes: str = "voc",
@@ -147,6 +147,8 @@ def parser() -> argparse.ArgumentParser:
     add("--tags", metavar="T", help="CSV of tags (default: the classes of --labels)")
     add("--bias", type=float, help="in favour of the advice (default 0.1)")
     add("--background_bias", type=float, help="against background (default 0.1)")
+    add("--maps", metavar="FOLDER", help="also store both predicted difference maps here, for "
+        "ssdd.static_seed=released")
     return p
 
 

@@ -32,8 +32,8 @@ from wsssjax.core.method import Method
 from wsssjax.core.state import TrainState
 from wsssjax.data import cam_file, label_map, photos
 from wsssjax.data.classes import need_background, read_class_names
-from wsssjax.models import registry
-from wsssjax.refine import affinity_data, affinity_net, random_walk
+from wsssjax.models import affinity_net, registry
+from wsssjax.refine import affinity_data, random_walk
 from wsssjax.refine import affinity_pairs as pairs
 from wsssjax.refine.random_walk import STRIDE
 
