@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from wsssjax.core import files
@@ -58,6 +59,21 @@ def read(path: str | os.PathLike) -> CamFile:
     if problem:
         raise ValueError(f"{path}: {problem}; write it again with python -m wsssjax.cam")
     return content
+
+
+def read_full(path: str | os.PathLike, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """(classes uint8 [m], maps float32 [m, h, w]) at the photo's size: smaller maps are enlarged
+    bilinearly (half-pixel centres). size: (h, w) of the photo; ValueError where the file says else.
+    """
+    content = read(path)
+    if tuple(content.size) != tuple(size):
+        raise ValueError(f"{path}: made for a photo of {content.size[0]} x {content.size[1]}; the "
+                         f"photo has {size[0]} x {size[1]} (h x w); make both from the same photo")
+    if not len(content.cam):
+        return content.classes, np.zeros((0, *size), np.float32)
+    maps = [cv2.resize(m.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+            for m in content.cam]
+    return content.classes, np.stack(maps)
 
 
 def _entry(archive: zipfile.ZipFile, name: str) -> np.ndarray:

@@ -12,7 +12,6 @@ import dataclasses
 import pathlib
 import zipfile
 
-import cv2
 import numpy as np
 
 from wsssjax.core import crf, files, parallel, threads
@@ -32,28 +31,16 @@ EMPTY = 1e-5  # a pixel whose every probability is below lies outside the photo
 def read_maps(path: pathlib.Path, size: tuple[int, int]):
     """(classes uint8 [m], maps float32 [m, h, w] at `size`) of a CAM file of foreground classes.
 
-    size: (h, w) of the photo, which the file must state too. Smaller maps are enlarged bilinearly
-    (half-pixel).
+    size: (h, w) of the photo, which the file must state too.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such CAM file; make it with python -m wsssjax.cam "
                          "--save=cams, or leave its id out with --ids")
-    found = cam_file.read(path)
-    if tuple(found.size) != tuple(size):
-        raise ValueError(f"{path}: made for a photo of {found.size[0]} x {found.size[1]} (h x w), "
-                         f"the photo has {size[0]} x {size[1]}; make both from the same photo")
-    if BACKGROUND in found.classes:
+    classes, maps_mhw = cam_file.read_full(path, size)
+    if BACKGROUND in classes:
         raise ValueError(f"{path}: holds a map of the background, class 0; want classes alone, as "
                          "python -m wsssjax.cam writes them")
-    return found.classes, _full_size(found.cam, size)
-
-
-def _full_size(maps_mpq, size):
-    maps_mpq = np.asarray(maps_mpq, np.float32)
-    if maps_mpq.shape[1:] == tuple(size) or not len(maps_mpq):
-        return maps_mpq.reshape(-1, *size)
-    h, w = size
-    return np.stack([cv2.resize(x, (w, h), interpolation=cv2.INTER_LINEAR) for x in maps_mpq])
+    return classes, maps_mhw
 
 
 def cam_ids(cams, paths: dict[str, pathlib.Path], ids) -> list[str]:

@@ -16,13 +16,13 @@ import functools
 import pathlib
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from wsssjax.core import crf, files, threads
 from wsssjax.core.config import choose
 from wsssjax.core.constants import BACKGROUND, IGNORE
 from wsssjax.data import cam_file, label_map, photos
+from wsssjax.refine import random_walk
 
 SUFFIXES = {"labels": ".png", "scores": ".npz"}
 SCOPES = ("all", "present")
@@ -60,50 +60,23 @@ def refine_labels(label_hw: np.ndarray, image_hwc: np.ndarray, how: crf.Preset, 
     return Marginals(found.astype(np.uint8), infer(unary_hwm, image_hwc, how))
 
 
-def with_background(classes_m: np.ndarray, cam_mhw: np.ndarray,
-                    alpha: float) -> tuple[np.ndarray, np.ndarray]:
-    """(classes from 0, scores float32 [h, w, m]): (1 - max)^alpha put first where 0 is missing.
-
-    A large alpha makes the background small: what is left of it is surely background.
-
-    >>> with_background(np.uint8([3]), np.float32([[[0.5, 0.0]]]), 2)[1].tolist()
-    [[[0.25, 0.5], [1.0, 0.0]]]
-    """
-    scores_hwm = np.moveaxis(np.asarray(cam_mhw, np.float32), 0, -1)
-    if len(classes_m) and classes_m[0] == BACKGROUND:
-        return classes_m, scores_hwm
-    background_hw1 = (1 - scores_hwm.max(-1, keepdims=True, initial=0)) ** np.float32(alpha)
-    return (np.concatenate([np.uint8([BACKGROUND]), classes_m]),
-            np.concatenate([background_hw1, scores_hwm], -1))
-
-
 def refine_cams(classes_m: np.ndarray, cam_mhw: np.ndarray, image_hwc: np.ndarray,
                 how: crf.Preset, *, alpha: float = 16.0, infer=crf.infer) -> Marginals:
     """Marginals of class maps of the photo's size.
 
-    cam_mhw: float, 0..1.  classes_m: their numbers, rising; 0 first where the background is scored.
+    cam_mhw: float, 0..1.  classes_m: their numbers, rising.  alpha: the background is scored
+    (1 - max)^alpha, unless the maps begin with one of its own, class 0.
     """
-    classes_m, scores_hwm = with_background(classes_m, cam_mhw, alpha)
+    if not (len(classes_m) and classes_m[0] == BACKGROUND):
+        cam_mhw = random_walk.with_background(cam_mhw, alpha)
+        classes_m = np.concatenate([np.uint8([BACKGROUND]), classes_m])
+    scores_hwm = np.ascontiguousarray(np.moveaxis(cam_mhw, 0, -1))
     return Marginals(classes_m, infer(crf.scores_to_unary(scores_hwm), image_hwc, how))
 
 
 def most_probable(found: Marginals) -> np.ndarray:
     """uint8 [h, w]: the class of the largest marginal; ties go to the smaller number."""
     return found.classes[found.q_hwm.argmax(-1)]
-
-
-def read_maps(path: pathlib.Path, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """(classes, float32 [m, h, w]) of a CAM file, enlarged to its photo's size bilinearly.
-
-    ValueError where the file was made for a photo of another size.
-    """
-    content = cam_file.read(path)
-    if tuple(content.size) != tuple(size):
-        raise ValueError(f"{path}: made for a photo of {content.size[0]} x {content.size[1]}; the "
-                         f"photo has {size[0]} x {size[1]} (h x w)")
-    maps = [cv2.resize(m.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-            for m in content.cam]
-    return content.classes, np.stack(maps) if maps else np.zeros((0, *size), np.float32)
 
 
 def settings(kind: str, preset: str | None, *, iterations: int | None = None,
@@ -169,7 +142,7 @@ def run(*, images: str, out: str, ids: list[str], num_classes: int, labels: str 
                 found = refine_labels(label_hw, image_hwc, how, num_classes, scope=scope,
                                       infer=infer)
             else:
-                classes_m, cam_mhw = read_maps(made_from, image_hwc.shape[:2])
+                classes_m, cam_mhw = cam_file.read_full(made_from, image_hwc.shape[:2])
                 _check_classes(classes_m, num_classes, made_from)
                 found = refine_cams(classes_m, cam_mhw, image_hwc, how, alpha=alpha, infer=infer)
         except crf.TooLarge as error:
