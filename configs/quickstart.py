@@ -48,7 +48,7 @@ def get_config(arg=""):
     c.proposals.max_part = 0.9           # of the photo, largest region
     c.proposals.merges = 0               # further joins of similar neighbours, each one more mask
 
-    c.refine = ("crf", "sam")            # what is done to the labels of B, in this order; see LINKS
+    c.refine = ("sam", "crf")            # what is done to the labels of B, in this order; see LINKS
     #                                      of wsssjax/steps.py
     c.crf = ml_collections.ConfigDict()
     c.crf.preset = "irn"                 # of core/crf.py: hard labels, all classes

@@ -60,7 +60,7 @@ def test_every_step_leaves_a_manifest_and_the_table_is_printed(whole):
         assert manifest["step"] == step and manifest["wall_s"] >= 0
         assert (workdir / step / "config.json").is_file()
     results = json.loads((workdir / "results.json").read_text())
-    assert list(results["labels"]) == ["A", "B", "B CRF", "B+"]
+    assert list(results["labels"]) == ["A", "B", "B proposals", "B+"]
     assert set(results["arms"]) == {"S", "M", "ALL", "T", "S-sup"}
     for arm in results["arms"].values():
         assert f"{100 * arm['miou']:.1f}" in out

@@ -1,9 +1,9 @@
 """The steps of the recipe that every `train` config with arms runs, and the order they stand in.
 
-    prepare ┬ cam_a ─ labels_a ──────────────────────────────────────┐
-            ├ saliency ─ cam_b ─ labels_b ─ labels_b_crf ┬ labels_b_plus ┴ select ─ control_m ─┐
-            └ proposals ─────────────────────────────────┘                                     │
-      ┌────────────────────────────────────────────────────────────────────────────────────────┘
+    prepare ┬ cam_a ─ labels_a ───────────────────────────────┐
+            ├ saliency ─ cam_b ─ labels_b ┬ … ─ labels_b_plus ┴ select ─ control_m ─┐
+            └ proposals ──────────────────┘                                         │
+      ┌─────────────────────────────────────────────────────────────────────────────┘
       └ arm_s ─ test_s, arm_m ─ test_m, … ─ evaluate ─ report
 
 Each function below is one kind of step: (config, folder to fill, {input: its folder}). How the
