@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -25,13 +27,39 @@ def test_sweep_removes_only_what_a_killed_writer_left(tmp_path):
     assert os.listdir(deep) == ["x.png"]
 
 
+def test_sweep_leaves_what_others_are_writing(tmp_path):
+    """A living process of this host; another host's file while it is young."""
+    code = ("import sys, time; from wsssjax.core import files\n"
+            "with files.atomic(sys.argv[1], 'w') as file:\n"
+            "    file.write('half'); file.flush(); print('writing', flush=True)\n"
+            "    sys.stdin.readline()\n")
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "x.txt"], text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout.readline() == "writing\n"
+        files.sweep(tmp_path)
+        files.claim(tmp_path / "made.json", {"a": 1})
+        writer.communicate("go on\n")
+    assert writer.returncode == 0 and (tmp_path / "x.txt").read_text() == "half"
+    young, old = (tmp_path / f".{n}.png.0a0a0a0a-1.wsssjax-tmp" for n in "yo")
+    young.write_text("half")
+    old.write_text("half")
+    os.utime(old, (1e9, 1e9))
+    files.sweep(tmp_path)
+    assert young.exists() and not old.exists()
+
+
 def test_claim_refuses_a_folder_made_with_something_else(tmp_path):
     path = tmp_path / "new" / "made.json"
-    files.claim(path, {"weights": "ab", "scales": [1.0]})
+    files.claim(path, {"weights": "abc", "scales": [1.0]})
+    files.claim(path, {"weights": "ab", "scales": [1.0]})  # nothing was made with the other yet
+    (path.parent / "a.png").write_text("made")
     files.claim(path, {"weights": "ab", "scales": [1.0]})
     with pytest.raises(ValueError, match="made with another scales .*give another --out"):
         files.claim(path, {"weights": "ab", "scales": [2.0]})
     assert files.read_json(path)["scales"] == [1.0]
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="made.json: no note"):
+        files.claim(path, {"weights": "ab"})
 
 
 def test_write_json_does_not_depend_on_key_order(tmp_path):

@@ -1,8 +1,10 @@
 """Dense CRF on files: label maps and CAM files in, label maps and marginals out."""
 
 import doctest
+import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -138,6 +140,11 @@ def test_what_is_done_is_kept_and_never_mixed(folders):
     assert (folders / "out" / "a.png").stat().st_mtime_ns == before
     with pytest.raises(ValueError, match="made with another iterations"):
         run(**options(folders, iterations=3))
+    shutil.copytree(folders / "photos", folders / "others")
+    with pytest.raises(ValueError, match="made with another images"):
+        run(**options(folders, images=str(folders / "others")))
+    with pytest.raises(ValueError, match="is --images itself"):
+        run(**options(folders, out=str(folders / "photos")))
     label_map.write(folders / "labels" / "a.png", np.zeros(SIZE, np.uint8))  # a new input
     run(**options(folders))
     assert not label_map.read(folders / "out" / "a.png", 21).any()
@@ -168,15 +175,17 @@ def make_bad(folders, what):
     if what == "memory":
         return options(folders, memory_gb=1e-5), "a.png: the CRF of 24 x 31 pixels needs"
     changes = {"preset": {"preset": "ssa"}, "iterations": {"iterations": -1},
-               "gt_prob": {"gt_prob": 1.0}, "alpha": {"alpha": 0.0}, "scope": {"scope": "tagged"},
-               "save": {"save": ("cams",)}, "device": {"device": "gpu"}}[what]
-    return options(folders, **changes), f"--{what}"
+               "gt_prob": {"gt_prob": 0.0}, "alpha": {"alpha": float("nan")},
+               "scope": {"scope": "tagged"}, "save": {"save": ("cams",)},
+               "memory_gb": {"memory_gb": float("inf")}, "device": {"device": "gpu"}}[what]
+    source = "cams" if what == "alpha" else "labels"
+    return options(folders, source, **changes), f"--{what}"
 
 
 @pytest.mark.parametrize("what", [
     "photo of another size", "class maps of another size", "NaN", "class that is none",
     "photo missing", "truncated photo", "memory", "preset", "iterations", "gt_prob", "alpha",
-    "scope", "save", "device"])
+    "scope", "save", "memory_gb", "device"])
 def test_bad_input_is_named_in_one_line(folders, what):
     arguments, message = make_bad(folders, what)
     with pytest.raises(ValueError, match=message) as error:
@@ -189,14 +198,41 @@ def test_labels_or_cams_but_not_both(folders):
         run(**options(folders, cams=str(folders / "cams")))
     with pytest.raises(ValueError, match="--gt_prob=0.6: is for label maps"):
         run(**options(folders, "cams", gt_prob=0.6))
+    with pytest.raises(ValueError, match="--scope=present: is for label maps"):
+        run(**options(folders, "cams", scope="present"))
+    with pytest.raises(ValueError, match="--alpha=3.0: is for CAM files"):
+        run(**options(folders, alpha=3.0))
+    with pytest.raises(ValueError, match="--memory_gb=1.0: .* with --device=host"):
+        run(**options(folders, memory_gb=1.0, device="jax"))
     with pytest.raises(ValueError, match="holds no CAM file"):
         run(method="crf", cams=str(folders / "labels"), images=str(folders / "photos"), out="o")
+
+
+def test_photos_wait_for_memory_instead_of_failing(folders, monkeypatch):
+    """Sixteen cores, and memory for little more than one photo."""
+    monkeypatch.setattr(refine_crf.threads, "usable_cores", lambda: 16)
+    running, most, real = [0], [0], crf.infer
+
+    def infer(unary_hwk, image_hwc, how, *, memory):
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        q_hwk = real(unary_hwk, image_hwc, how, memory=memory)
+        time.sleep(0.05)
+        running[0] -= 1
+        return q_hwk
+
+    monkeypatch.setattr(refine_crf.crf, "infer", infer)
+    one = crf.needs(SIZE[0] * SIZE[1], 21, crf.PRESETS["irn"], SIZE[0] * SIZE[1])
+    run(**options(folders, memory_gb=1.5 * one / 1e9))
+    assert most == [1] and label_map.folder_ids(folders / "out") == ["a", "b", "c"]
+    run(**options(folders, out=str(folders / "much"), memory_gb=1.0))
+    assert most[0] > 1
 
 
 def test_command(folders, capsys):
     main(["--method=crf", f"--labels={folders}/labels", f"--images={folders}/photos",
           f"--out={folders}/out", "--preset=deeplab", "--iterations=2", "--save=labels,scores"])
-    assert "3 label maps" in capsys.readouterr().out
+    assert "3 photos" in capsys.readouterr().out
     assert cam_file.read(folders / "out" / "a.npz").cam.shape == (21, *SIZE)
     done = subprocess.run(
         [sys.executable, "-m", "wsssjax.refine", "--method=crf", f"--labels={folders}/labels",

@@ -66,20 +66,28 @@ def test_bad_options_are_named_before_anything_is_written(folders, changes, mess
 
 
 def test_missing_proposals_labels_in_place_and_other_sizes_are_named(folders):
-    with pytest.raises(ValueError, match="holds the input itself"):
+    with pytest.raises(ValueError, match="--out=.*: is --labels itself"):
         run(**options(folders, out=str(folders / "labels" / ".." / "labels")))
     (folders / "masks" / "b.json.gz").unlink()
     with pytest.raises(ValueError, match=r"no proposals of 'b' \(1 of 3 ids missing\)"):
         run(**options(folders))
+    with pytest.raises(ValueError, match="--out=.*masks: is --proposals itself"):
+        run(**options(folders, out=str(folders / "masks")))
     label_map.write(folders / "labels" / "a.png", np.zeros((11, 15), np.uint8))
     with pytest.raises(ValueError, match="a.json.gz: masks of 12 x 15 .* has 11 x 15"):
         run(**options(folders, ids=["a"]))
 
 
+def test_two_rules_do_not_mix_in_one_folder(folders):
+    run(**options(folders, ids=["a"]))
+    with pytest.raises(ValueError, match="made with another merge"):
+        run(**options(folders, merge="argmax"))
+
+
 def test_command(folders, capsys):
     main([f"--labels={folders}/labels", f"--proposals={folders}/masks", f"--out={folders}/out",
           "--method=sam", "--keep_uncovered=false", f"--json={folders}/r.json"])
-    assert "3 label maps" in capsys.readouterr().out
+    assert "3 photos" in capsys.readouterr().out
     result = json.loads((folders / "r.json").read_text())
     assert result["images"] == 3 and result["method"] == "sam" and result["masks"] == 18
     label = label_map.read(folders / "labels" / "a.png", 21)

@@ -111,7 +111,8 @@ def main(arguments: list[str]) -> None:
                 lattice_host.build(crf.features(image_hwc, kernel)).near.shape[1]
                 for kernel in crf.PRESETS[preset].kernels))
         pixels = [i[1].shape[0] * i[1].shape[1] for i in items]
-        needs = [lattice_host.needs(n, LABELS, 2, v) for n, v in zip(pixels, vertices, strict=True)]
+        needs = [crf.needs(n, LABELS, crf.PRESETS[preset], v)
+                 for n, v in zip(pixels, vertices, strict=True)]
         print(f"{preset}: {len(items)} photos, {np.mean(pixels):,.0f} pixels, "
               f"{np.mean(vertices):,.0f} vertices, {max(needs) / 1e6:.0f} MB an image at most, "
               f"{flags.workers} workers")

@@ -13,11 +13,11 @@ from __future__ import annotations
 import pathlib
 
 import cv2
-import numba
 import numpy as np
 from skimage.morphology import reconstruction
 
 from wsssjax.core import cli, files, threads
+from wsssjax.core.compiled import jit
 from wsssjax.data import photos
 
 WORK_SIDE = 300  # pixels; the paper measures every length on an image of this size
@@ -109,7 +109,7 @@ def main(arguments: list[str]) -> None:
     saliency_folder(flags.images, flags.out)
 
 
-@numba.njit(cache=True, nogil=True)
+@jit
 def _sweep(values_hw, scans):
     """Distance map after `scans` sweeps; each pixel takes over the path of a visited neighbour."""
     h, w = values_hw.shape

@@ -161,8 +161,8 @@ def infer(unary_hwk: np.ndarray, image_hwc: np.ndarray, how: Preset, *,
     """Q, float32 [h, w, k], summing to 1 at each pixel, on one core of the host.
 
     unary_hwk: float32 energies.  image_hwc: uint8 RGB (or BGR: only differences count).
-    T = 0 iterations give softmax(-U).  memory: bytes it may take (`core/lattice_host.py` says how
-    many it needs), None: no limit; TooLarge where it would need more.
+    T = 0 iterations give softmax(-U).  memory: bytes it may take (see `needs`), None: no limit;
+    TooLarge where it would need more.
 
     >>> image = np.zeros((1, 2, 3), np.uint8)
     >>> unary = scores_to_unary(np.float32([[[0.9, 0.1], [0.4, 0.6]]]))
@@ -183,10 +183,10 @@ def infer_many(unaries: Sequence[np.ndarray], image_hwc: np.ndarray, how: Preset
     from wsssjax.core import lattice_host as host  # here, since loading Numba takes half a second
 
     labels = max(u.shape[-1] for u in unaries)
-    _check_room(host.needs(h * w, labels, len(how.kernels), 0), memory, (h, w))
+    _check_room(needs(h * w, labels, how, 0), memory, (h, w))
     lattices = [host.build(features(image_hwc, k)) for k in how.kernels]
     vertices = sum(lat.near.shape[1] for lat in lattices)
-    _check_room(host.needs(h * w, labels, len(how.kernels), vertices), memory, (h, w))
+    _check_room(needs(h * w, labels, how, vertices), memory, (h, w))
     pairs = [factors(k.normalization, host.norms(lat)) for k, lat in zip(how.kernels, lattices,
                                                                            strict=True)]
     if all(np.ndim(k.compat) == 0 for k in how.kernels):
@@ -198,6 +198,16 @@ def infer_many(unaries: Sequence[np.ndarray], image_hwc: np.ndarray, how: Preset
                  for lat, p in zip(lattices, pairs, strict=True)]
     return [np.asarray(_loop(u.reshape(h * w, -1), operators, how)).reshape(u.shape)
             for u in unaries]
+
+
+def needs(pixels: int, labels: int, how: Preset, vertices: int) -> int:
+    """Bytes that `infer` takes at its peak, unary and Q included. vertices: of all lattices; there
+    are at most 9 a pixel, on photos a fifth (psa) to a half (irn)."""
+    width = -(-labels // 8) * 8
+    entries = sum(3 if kernel.srgb is None else 6 for kernel in how.kernels)
+    building = pixels * (4 * labels + 32 + 6 * 16 + 8 * entries)
+    running = 4 * (pixels * (2 * labels + width + 5 * entries) + vertices * (2 * width + 14))
+    return max(building, running)
 
 
 def _check_room(needed: int, memory: int | None, size) -> None:

@@ -7,10 +7,14 @@ import hashlib
 import json
 import os
 import pathlib
+import platform
+import time
 from collections.abc import Iterable, Iterator
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
 _TEMPORARY = ".wsssjax-tmp"
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # who writes a temporary file
+_OTHER_HOST_S = 3600  # seconds after which a temporary file of another host is taken for dead
 
 
 @contextlib.contextmanager
@@ -21,7 +25,7 @@ def atomic(path: str | os.PathLike, mode: str = "wb") -> Iterator:
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
+    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}{_TEMPORARY}")
     encoding = None if "b" in mode else "utf-8"
     try:
         with open(temporary, mode, encoding=encoding) as file:
@@ -37,26 +41,56 @@ def atomic(path: str | os.PathLike, mode: str = "wb") -> Iterator:
 
 
 def sweep(folder: str | os.PathLike) -> None:
-    """Removes what a killed run left half written below `folder`."""
+    """Removes what killed runs left half written below `folder`, not what others write just now."""
     for path in pathlib.Path(folder).rglob(f".*{_TEMPORARY}"):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if not _being_written(path):
+                path.unlink()
+
+
+def _being_written(path: pathlib.Path) -> bool:
+    """Whether a temporary file has a living writer: a process of this host, or, as far as its age
+    tells, one of another host. This process itself has not begun to write."""
+    host, _, pid = path.name.removesuffix(_TEMPORARY).rpartition(".")[2].partition("-")
+    if not pid.isdecimal() or int(pid) == os.getpid():
+        return False
+    if host != _HOST:
+        return time.time() - path.stat().st_mtime < _OTHER_HOST_S
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def claim(path: str | os.PathLike, made_with: dict) -> None:
     """Writes down in `path` what the files of its folder are made with, and sweeps the folder.
 
-    ValueError where the folder's files were made with something else: they must not be mixed.
+    ValueError where the folder holds files that were made with something else: they must not be
+    mixed. A note beside which nothing was made yet binds nobody.
     """
     path = pathlib.Path(path)
-    if path.exists():
+    sweep(path.parent)
+    if path.exists() and any(other != path for other in path.parent.iterdir()):
         before = read_json(path)
+        if not isinstance(before, dict):
+            raise ValueError(f"{path}: no note of what its folder was made with; give another "
+                             "--out or empty the folder")
         changed = sorted(k for k in made_with if before.get(k) != made_with[k])
         if changed:
             raise ValueError(f"{path.parent}: its files were made with another "
                              f"{', '.join(changed)} (see {path}); give another --out or empty the "
                              "folder")
-    sweep(path.parent)
     write_json(path, made_with)
+
+
+def outside(out: str | os.PathLike, what: str, **inputs) -> None:
+    """ValueError where the folder for results is one of the inputs, given by their flags' names."""
+    for name, folder in inputs.items():
+        if folder and pathlib.Path(out).resolve() == pathlib.Path(folder).resolve():
+            raise ValueError(f"{what}={out}: is --{name} itself; name another folder")
 
 
 def newer(made: Iterable[pathlib.Path], sources: Iterable[pathlib.Path]) -> bool:

@@ -27,9 +27,14 @@ class Lattice(NamedTuple):
 
 
 def scales(d: int) -> np.ndarray:
-    """Factor of each of d features, float32."""
+    """Factor of each of d features, float32: distances in the lattice are standard deviations."""
     i = np.arange(d, dtype=np.float64)
     return ((d + 1) * math.sqrt(2 / 3) / np.sqrt((i + 1) * (i + 2))).astype(np.float32)
+
+
+def alpha(d: int) -> np.float32:
+    """What a filtered value is multiplied by: 1 / (1 + 2^-d)."""
+    return np.float32(1 / (1 + 2.0**-d))
 
 
 def embed(features_nd: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -177,4 +182,4 @@ def apply(lattice: Lattice, x_nk: jax.Array) -> jax.Array:
     y_nk = jnp.zeros(x_nk.shape, jnp.float32)
     for offset_n, weight_n in zip(lattice.offset, lattice.weight, strict=True):
         y_nk = y_nk + weight_n[:, None] * values[offset_n]
-    return y_nk * np.float32(1 / (1 + 2.0 ** -(lattice.offset.shape[0] - 1)))
+    return y_nk * alpha(lattice.offset.shape[0] - 1)

@@ -4,28 +4,28 @@ Adams et al., "Fast High-Dimensional Filtering Using the Permutohedral Lattice" 
 in the form of Krähenbühl and Koltun's CRF. `core/lattice.py` does the same in XLA. All functions
 let go of Python's lock and use one core: give each thread an image of its own.
 
-Memory of one image: `needs`. Of its n pixels V vertices come, at most 9 n for the two kernels of a
-CRF; on photos n / 5 (preset psa) to n / 2 (irn): 500 x 375 pixels and 21 labels take 60 to 80 MB.
+Memory: `crf.needs`; 500 x 375 pixels and 21 labels take about 100 MB, lattices included.
 """
 
 from __future__ import annotations
 
-import math
+import functools
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from wsssjax.core.compiled import jit
+from wsssjax.core.lattice import alpha, scales
+
 LANES = 8  # numbers of a row that are dealt with at once; rows are padded to a multiple of it
 _EMPTY = 1e30  # energy of the labels that only pad a row
 _FIRST_TABLE = 1 << 16  # slots
 
-_OPTIONS = {"nogil": True, "cache": True, "boundscheck": False, "error_model": "numpy"}
-_jit = numba.njit(**_OPTIONS)
-_jit_sums = numba.njit(**_OPTIONS, fastmath={"contract", "nsz", "reassoc", "nnan"})  # as vectors
+_jit = functools.partial(jit, boundscheck=False, error_model="numpy")
+_jit_sums = functools.partial(_jit, fastmath={"contract", "nsz", "reassoc", "nnan"})  # as vectors
 _U, _F, _I = np.uint64, np.float32, np.int32  # unsigned: Numba tests signed indices for wrapping
 
 
@@ -39,12 +39,6 @@ class Lattice(NamedTuple):
     offset: np.ndarray
     weight: np.ndarray
     near: np.ndarray
-
-
-def scales(d: int) -> np.ndarray:
-    """Factor of each of d features, float32: distances in the lattice are standard deviations."""
-    i = np.arange(d, dtype=np.float64)
-    return ((d + 1) * math.sqrt(2 / 3) / np.sqrt((i + 1) * (i + 2))).astype(np.float32)
 
 
 def key_limit(d: int) -> int:
@@ -267,11 +261,6 @@ def _slice(y, values, offset, weight):
             _add_row(y, i, weight[_U(i), _U(q)], values, offset[_U(i), _U(q)], blocks)
 
 
-def alpha(d: int) -> np.float32:
-    """What a filtered value is multiplied by: 1 / (1 + 2^-d)."""
-    return np.float32(1 / (1 + 2.0**-d))
-
-
 def apply(lattice: Lattice, x_nk: np.ndarray) -> np.ndarray:
     """K x, float32 [n, k]: every column filtered, not normalised."""
     n, k = x_nk.shape
@@ -289,15 +278,6 @@ def apply(lattice: Lattice, x_nk: np.ndarray) -> np.ndarray:
 def norms(lattice: Lattice) -> np.ndarray:
     """Row sums of K, float32 [n]."""
     return apply(lattice, np.ones((len(lattice.offset), 1), np.float32))[:, 0]
-
-
-def needs(pixels: int, labels: int, kernels: int, vertices: int) -> int:
-    """Bytes at the peak, the unary and Q included. vertices: of all kernels together."""
-    width = -(-labels // LANES) * LANES
-    entries = 9 if kernels == 2 else 6 * kernels  # (d + 1) over the kernels, at most
-    building = pixels * (4 * labels + 32 + 6 * 16 + 8 * entries)
-    running = 4 * (pixels * (2 * labels + width + 5 * entries) + vertices * (2 * width + 14))
-    return max(building, running)
 
 
 # ---- mean field --------------------------------------------------------------------------------

@@ -14,10 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-try:
-    import numba
-except ImportError:  # a Python too new for numba: slower, same pixels
-    numba = None
+from wsssjax.core.compiled import numba, once
 
 PASSES = 3  # of Pillow's box that make up its Gaussian
 
@@ -32,7 +29,7 @@ def contrast(image_hwc: np.ndarray, factor: float) -> np.ndarray:
     if numba is None:
         return np.array(ImageEnhance.Contrast(Image.fromarray(image_hwc)).enhance(factor))
     pixels_nc = _flat(image_hwc)
-    mean = int(_compiled(_luma_sum)(pixels_nc) / len(pixels_nc) + 0.5)
+    mean = int(once(_luma_sum)(pixels_nc) / len(pixels_nc) + 0.5)
     return cv2.LUT(image_hwc, _blend_table(factor)[mean])
 
 
@@ -41,7 +38,7 @@ def saturation(image_hwc: np.ndarray, factor: float) -> np.ndarray:
     if numba is None:
         return np.array(ImageEnhance.Color(Image.fromarray(image_hwc)).enhance(factor))
     out_hwc = np.empty(image_hwc.shape, np.uint8)
-    _compiled(_saturate)(_flat(image_hwc), _blend_table(factor), out_hwc.reshape(-1, 3))
+    once(_saturate)(_flat(image_hwc), _blend_table(factor), out_hwc.reshape(-1, 3))
     return out_hwc
 
 
@@ -54,7 +51,7 @@ def shift_hue(image_hwc: np.ndarray, shift: float) -> np.ndarray:
         hue = hue.point([(level + step) % 256 for level in range(256)])
         return np.array(Image.merge("HSV", (hue, *others)).convert("RGB"))
     out_hwc = np.empty(image_hwc.shape, np.uint8)
-    _compiled(_turn)(_flat(image_hwc), *_hsv_tables(), step, out_hwc.reshape(-1, 3))
+    once(_turn)(_flat(image_hwc), *_hsv_tables(), step, out_hwc.reshape(-1, 3))
     return out_hwc
 
 
@@ -70,22 +67,13 @@ def blur(image_hwc: np.ndarray, sigma: float) -> np.ndarray:
     for _ in range(2):  # across, then down
         rows_hd = cv2.transpose(image_hwc).reshape(image_hwc.shape[1], -1)
         out_hd = np.empty_like(rows_hd)
-        _compiled(_blur_down)(rows_hd, whole, np.uint32(inner), np.uint32(outer), out_hd)
+        once(_blur_down)(rows_hd, whole, np.uint32(inner), np.uint32(outer), out_hd)
         image_hwc = out_hd.reshape(len(out_hd), -1, 3)
     return image_hwc
 
 
 def _flat(image_hwc: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image_hwc).reshape(-1, 3)
-
-
-@functools.cache
-def _compiled(function):
-    # Threads share the images of a batch, so each call lets go of Python's lock.
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # no folder where the compiled code could be kept
-        return numba.njit(nogil=True)(function)
 
 
 def _blend_table(factor: float) -> np.ndarray:

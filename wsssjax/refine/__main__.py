@@ -55,6 +55,7 @@ def _difference(names, class_names, options):
 
 METHODS = {"crf": _crf, "confidences": _confidences, "affinity": _affinity, "sam": _sam,
            "difference": _difference}
+FOLDERS = ("labels", "cams", "advice", "images", "proposals")  # what results must not land in
 WITH_CLASSES = ("affinity", "difference")  # these read the class names themselves
 
 
@@ -69,9 +70,8 @@ def run(*, method: str, out: str, ids: str | Sequence[str] | None = None, classe
     options = {name: value for name, value in options.items() if value is not None}
     _check_flags(method, options)
     source = options.get("labels", options.get("cams"))
-    if pathlib.Path(out).resolve() == pathlib.Path(source).resolve():
-        raise ValueError(f"--out={out}: holds the input itself; name another folder")
-    names = _ids(source, ids, ".png" if "labels" in options else ".npz")
+    files.outside(out, "--out", **{name: options.get(name) for name in FOLDERS})
+    names = _ids(source, ids, ".png" if "labels" in options else ".npz", method)
     class_names = need_background(read_class_names(classes), "refine")
     if method in WITH_CLASSES:
         options["classes"] = classes
@@ -94,17 +94,18 @@ def _check_flags(method: str, options: dict) -> None:
             raise ValueError(f"--method={method}: does not take --{name}; it takes {takes}")
 
 
-def _ids(folder: str, ids: str | Sequence[str] | None, suffix: str) -> list[str]:
+def _ids(folder: str, ids: str | Sequence[str] | None, suffix: str, method: str) -> list[str]:
     """The ids to refine, each with its file in `folder`."""
     wanted = files.read_ids(ids) if isinstance(ids, str) else ids
     what = "label map" if suffix == ".png" else "CAM file"
-    if suffix == ".npz" or not any(pathlib.Path(folder).glob("*.png")):
-        there = sorted(p.stem for p in pathlib.Path(folder).glob("*.npz"))
+    scores = sorted(p.stem for p in pathlib.Path(folder).glob("*.npz"))
+    if suffix == ".npz":
+        there = scores
+    elif method == "difference" and scores:  # takes both
+        there = sorted({*scores, *(p.stem for p in pathlib.Path(folder).glob("*.png"))})
     else:
         there = label_map.folder_ids(folder)
     if not there:
-        if suffix == ".png":
-            label_map.folder_ids(folder)  # names what is wrong
         raise ValueError(f"{folder}: holds no {what}; want <id>{suffix}")
     names = there if wanted is None else list(wanted)
     missing = sorted(set(names) - set(there))
@@ -128,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
     add("--ids", metavar="LIST", help="text file, one id a line (default: all of the input)")
     add("--classes", default="voc", help="voc, coco, or a file of class names, background first")
     add("--json", metavar="PATH", help="write the result here")
-    add("--out", required=True, metavar="O", help="folder for the refined label maps")
+    add("--out", required=True, metavar="O", help="folder for the results")
     add("--save", help="crf, affinity: labels (default), scores (CAM files with the background "
         "first), or labels,scores")
     add("--config", help="affinity, difference: the config that trained the network; "
@@ -153,8 +154,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _crf_flags(add) -> None:
-    add("--preset", help="kernels and unary: irn (default with --labels), psa (default with "
-        "--cams), deeplab, …")
+    add("--preset", help="kernels and unary: irn (default with --labels; as published with "
+        "--scope=present), psa (default with --cams), bao_label, deeplab, ssdd_loop, ssdd_val")
     add("--iterations", type=int, help="of the mean field (default: the preset's, 10)")
     add("--gt_prob", type=float, help="with --labels: probability that a label is right (0.7)")
     add("--alpha", type=float, help="with --cams: power of the background (16)")
@@ -194,7 +195,7 @@ def main(arguments: list[str]) -> None:
     result = run(**options)
     if json_path:
         files.write_json(json_path, result)
-    print(f"{out}: {result['images']} label maps")
+    print(f"{out}: done, {result['images']} photos")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ Photos are taken at their own size, without normalisation; the result is the mos
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pathlib
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +30,9 @@ SUFFIXES = {"labels": ".png", "scores": ".npz"}
 SCOPES = ("all", "present")
 DEVICES = ("host", "jax")
 SETTINGS = "crf.json"  # beside the results: what they were made with
+GT_PROB = 0.7  # of hard labels with a preset for scores
+ALPHA = 16.0  # power of the background
+MEMORY_GB = 4.0
 
 
 class Marginals(NamedTuple):
@@ -56,12 +61,12 @@ def refine_labels(label_hw: np.ndarray, image_hwc: np.ndarray, how: crf.Preset, 
         found = np.union1d(BACKGROUND, label_hw[label_hw != IGNORE])
     place = np.full(256, IGNORE, np.uint8)
     place[found] = np.arange(len(found))
-    unary_hwm = crf.labels_to_unary(place[label_hw], len(found), how.gt_prob or 0.7)
+    unary_hwm = crf.labels_to_unary(place[label_hw], len(found), how.gt_prob or GT_PROB)
     return Marginals(found.astype(np.uint8), infer(unary_hwm, image_hwc, how))
 
 
 def refine_cams(classes_m: np.ndarray, cam_mhw: np.ndarray, image_hwc: np.ndarray,
-                how: crf.Preset, *, alpha: float = 16.0, infer=crf.infer) -> Marginals:
+                how: crf.Preset, *, alpha: float = ALPHA, infer=crf.infer) -> Marginals:
     """Marginals of class maps of the photo's size.
 
     cam_mhw: float, 0..1.  classes_m: their numbers, rising.  alpha: the background is scored
@@ -79,85 +84,128 @@ def most_probable(found: Marginals) -> np.ndarray:
     return found.classes[found.q_hwm.argmax(-1)]
 
 
-def settings(kind: str, preset: str | None, *, iterations: int | None = None,
-             gt_prob: float | None = None) -> tuple[str, crf.Preset]:
-    """(name, preset) for "labels" or "cams", with changes; ValueError for senseless values."""
+class Settings(NamedTuple):
+    """What a run was asked for, checked."""
+
+    kind: str  # of the input: labels or cams
+    preset: str
+    how: crf.Preset
+    alpha: float | None
+    scope: str | None
+
+
+def settings(kind: str, preset: str | None = None, *, iterations: int | None = None,
+             gt_prob: float | None = None, alpha: float | None = None,
+             scope: str | None = None) -> Settings:
+    """Settings for "labels" or "cams"; None stands for the default, ValueError names a bad one."""
     name = preset or {"labels": "irn", "cams": "psa"}[kind]
     how = crf.preset(name)
+    others = {"labels": {"alpha": alpha}, "cams": {"gt_prob": gt_prob, "scope": scope}}[kind]
+    for flag, value in others.items():
+        if value is not None:
+            want = "CAM files; label maps hold no scores" if kind == "labels" else (
+                "label maps; CAM files hold scores")
+            raise ValueError(f"--{flag}={value}: is for {want}")
     if kind == "labels":
-        how = how._replace(gt_prob=gt_prob or how.gt_prob or 0.7)
+        how = how._replace(gt_prob=gt_prob if gt_prob is not None else how.gt_prob or GT_PROB)
         if not 0 < how.gt_prob < 1:
             raise ValueError(f"--gt_prob={gt_prob}: want a probability above 0 and below 1")
-    elif gt_prob is not None:
-        raise ValueError(f"--gt_prob={gt_prob}: is for label maps; CAM files hold scores")
+        scope = choose(dict(zip(SCOPES, SCOPES, strict=True)), scope or SCOPES[0], "--scope")
+    else:
+        alpha = ALPHA if alpha is None else alpha
+        if not 0 < alpha < float("inf"):
+            raise ValueError(f"--alpha={alpha}: want a number above 0")
     if iterations is not None:
         if iterations < 0:
             raise ValueError(f"--iterations={iterations}: want 0 or more")
         how = how._replace(iterations=iterations)
-    return name, how
+    return Settings(kind, name, how, alpha, scope)
+
+
+class Budget:
+    """Bytes that several threads share: `taken(bytes)` waits until they are free."""
+
+    def __init__(self, total: int):
+        self.total = self._free = total
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, count: int):
+        count = min(count, self.total)  # what is larger than all runs alone
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= count)
+            self._free -= count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += count
+                self._changed.notify_all()
 
 
 def run(*, images: str, out: str, ids: list[str], num_classes: int, labels: str | None = None,
-        cams: str | None = None, preset: str | None = None, iterations: int | None = None,
-        gt_prob: float | None = None, alpha: float = 16.0, scope: str = "all",
-        save: tuple[str, ...] = ("labels",), device: str = "host", memory_gb: float = 4.0,
-        label: str = "crf") -> None:
+        cams: str | None = None, save: tuple[str, ...] = ("labels",), device: str = "host",
+        memory_gb: float | None = None, label: str = "crf", **options) -> None:
     """Writes `<out>/<id>.png` ("labels") and `<id>.npz` ("scores": marginals) for every id.
 
-    labels: folder of label maps, or cams: of CAM files.  preset: None: irn for labels, psa for
-    CAM files.  device: "host": one image per thread and core; "jax": the default device.
-    memory_gb: of all threads together; a photo that needs more is an error.
+    labels: folder of label maps, or cams: of CAM files.  options: see `settings`.  device: "host":
+    a photo a core; "jax": the default device.  memory_gb: of all photos in work on the host, each
+    counted with one lattice vertex a pixel (photos have half of it); None: MEMORY_GB.
     Files there already that are newer than what they are made from are kept.
     """
-    kind = "labels" if labels else "cams"
-    source, suffix = pathlib.Path(labels or cams), {"labels": ".png", "cams": ".npz"}[kind]
-    name, how = settings(kind, preset, iterations=iterations, gt_prob=gt_prob)
-    for what, table, value in (("--scope", SCOPES, scope), ("--device", DEVICES, device),
+    asked = settings("labels" if labels else "cams", **options)
+    for what, table, value in (("--device", DEVICES, device),
                                *(("--save", SUFFIXES, s) for s in save)):
         choose(dict.fromkeys(table), value, what)
-    if alpha <= 0 or memory_gb <= 0:
-        raise ValueError(f"--alpha={alpha}, --memory_gb={memory_gb}: want numbers above 0")
-    paths, out_folder = files.photo_paths(images), pathlib.Path(out)
+    if memory_gb is not None and (device == "jax" or not 0 < memory_gb < float("inf")):
+        raise ValueError(f"--memory_gb={memory_gb}: want a number above 0, with --device=host")
+    paths, source, target = files.photo_paths(images), pathlib.Path(labels or cams), pathlib.Path(
+        out)
     missing = [i for i in ids if i not in paths]
     if missing:
         raise ValueError(f"{images}: holds no photo of {missing[0]!r} ({len(missing)} of "
                          f"{len(ids)} ids missing)")
-    files.claim(out_folder / SETTINGS, {
-        "source": str(source.resolve()), "kind": kind, "preset": name, "iterations": how.iterations,
-        "gt_prob": how.gt_prob, "alpha": alpha if kind == "cams" else None, "scope": scope,
+    files.claim(target / SETTINGS, {
+        "source": str(source.resolve()), "images": str(pathlib.Path(images).resolve()),
+        "kind": asked.kind, "preset": asked.preset, "iterations": asked.how.iterations,
+        "gt_prob": asked.how.gt_prob, "alpha": asked.alpha, "scope": asked.scope,
         "classes": num_classes})
-    workers = threads.usable_cores() if device == "host" else 1
-    infer = crf.infer_compiled if device == "jax" else functools.partial(
-        crf.infer, memory=int(memory_gb * 1e9 / workers))
+    budget = Budget(int((memory_gb or MEMORY_GB) * 1e9))
+    infer = crf.infer_compiled if device == "jax" else functools.partial(crf.infer,
+                                                                         memory=budget.total)
 
     def one(name):
-        made_from = source / f"{name}{suffix}"
-        targets = [out_folder / f"{name}{SUFFIXES[s]}" for s in save]
+        made_from = source / f"{name}{'.png' if labels else '.npz'}"
+        targets = [target / f"{name}{SUFFIXES[s]}" for s in save]
         if files.newer(targets, [made_from, paths[name]]):
             return
         image_hwc = photos.read_photo(paths[name])
+        pixels = image_hwc.shape[0] * image_hwc.shape[1]
         try:
-            if kind == "labels":
-                label_hw = label_map.read(made_from, num_classes, image_hwc.shape[:2])
-                found = refine_labels(label_hw, image_hwc, how, num_classes, scope=scope,
-                                      infer=infer)
-            else:
-                classes_m, cam_mhw = cam_file.read_full(made_from, image_hwc.shape[:2])
-                _check_classes(classes_m, num_classes, made_from)
-                found = refine_cams(classes_m, cam_mhw, image_hwc, how, alpha=alpha, infer=infer)
+            with budget.taken(crf.needs(pixels, num_classes, asked.how, vertices=pixels)):
+                found = _refine(asked, made_from, image_hwc, num_classes, infer)
         except crf.TooLarge as error:
             raise ValueError(f"{paths[name]}: {error}; scale it down or raise --memory_gb"
                              ) from None
-        _write(out_folder / name, found, save)
+        _write(target / name, found, save)
 
+    workers = threads.usable_cores() if device == "host" else 1
     for _ in threads.each(one, ids, label, threads=workers, chunk=1):
         pass
 
 
-def _check_classes(classes_m: np.ndarray, num_classes: int, path: pathlib.Path) -> None:
+def _refine(asked: Settings, path: pathlib.Path, image_hwc, num_classes: int, infer) -> Marginals:
+    """The marginals of one file."""
+    size = image_hwc.shape[:2]
+    if asked.kind == "labels":
+        label_hw = label_map.read(path, num_classes, size)
+        return refine_labels(label_hw, image_hwc, asked.how, num_classes, scope=asked.scope,
+                             infer=infer)
+    classes_m, cam_mhw = cam_file.read_full(path, size)
     if len(classes_m) and classes_m[-1] >= num_classes:
         raise ValueError(f"{path}: holds class {classes_m[-1]}; want 0..{num_classes - 1} (is "
                          "--classes right?)")
+    return refine_cams(classes_m, cam_mhw, image_hwc, asked.how, alpha=asked.alpha, infer=infer)
 
 
 def _write(stem: pathlib.Path, found: Marginals, save: tuple[str, ...]) -> None:

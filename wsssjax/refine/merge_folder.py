@@ -12,6 +12,7 @@ from wsssjax.core.constants import BACKGROUND, IGNORE
 from wsssjax.data import label_map
 from wsssjax.refine import merge_report, merge_runs, proposals, sam_merge
 
+SETTINGS = "sam.json"  # beside the results: what they were made with
 EXPLAIN = "explain"  # folder beside the label maps, one <id>.json an image
 
 
@@ -34,6 +35,9 @@ def merge_folder(*, labels: str, proposal_folder: str | None, out: str, ids: Seq
     if report:
         merge_report.check_path(report)
     proposals.check_all(proposal_folder, list(ids))
+    files.claim(pathlib.Path(out) / SETTINGS, {
+        **options, "labels": str(pathlib.Path(labels).resolve()),
+        "proposals": str(pathlib.Path(proposal_folder).resolve())})
 
     def one(name):
         label_hw = label_map.read(pathlib.Path(labels) / f"{name}.png", num_classes)

@@ -7,19 +7,14 @@ runs. Without numba the masks are unpacked and `sam_merge` does the work.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from wsssjax.core.compiled import numba, once
 from wsssjax.core.constants import BACKGROUND, IGNORE
 from wsssjax.refine import rle, sam_merge
-
-try:
-    import numba
-except ImportError:  # a Python too new for numba: slower, same pixels
-    numba = None
 
 
 class Merged(NamedTuple):
@@ -61,7 +56,7 @@ def merge(label_hw: np.ndarray, counts: Sequence[np.ndarray], rule: str = "max_i
                                     keep=keep)
     else:
         merged_n = np.full(label_n.size, BACKGROUND, np.uint8)
-        _compiled(_paint)(label_n, *runs, found.classes, claims.class_m, claims.there_m, keep,
+        once(_paint)(label_n, *runs, found.classes, claims.class_m, claims.there_m, keep,
                           coverage == "sequential", merged_n)
         merged_hw = np.ascontiguousarray(merged_n.reshape(label_hw.T.shape).T)
     return Merged(merged_hw, found, claims)
@@ -96,17 +91,8 @@ def overlaps(label_n: np.ndarray, runs_r2: np.ndarray, begin_m: np.ndarray) -> s
     classes = np.flatnonzero(area_k).astype(np.uint8)
     count = len(begin_m) - 1
     shared_mk, mask_m = np.zeros((count, classes.size), np.int64), np.zeros(count, np.int64)
-    _compiled(_share)(label_n, runs_r2, begin_m, classes, shared_mk, mask_m)
+    once(_share)(label_n, runs_r2, begin_m, classes, shared_mk, mask_m)
     return sam_merge.Overlaps(classes, shared_mk, mask_m, area_k[classes].astype(np.int64))
-
-
-@functools.cache
-def _compiled(function):
-    # Threads merge several images at a time, so each call lets go of Python's lock.
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # no folder where the compiled code could be kept
-        return numba.njit(nogil=True)(function)
 
 
 # ------------------------------------------------------- kernels, plain Python before compiling

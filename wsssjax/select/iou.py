@@ -10,13 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wsssjax.core.compiled import numba, once
 from wsssjax.core.config import choose
 from wsssjax.core.constants import BACKGROUND, IGNORE
-
-try:
-    import numba
-except ImportError:  # a Python too new for numba: slower counting, same numbers
-    numba = None
 
 EIGHT = np.uint64(0x0101010101010101)  # times a byte: eight copies of it
 PAD = 256  # accelerators see maps padded to multiples of this many pixels, so few shapes compile
@@ -88,15 +84,8 @@ def _count_bins(first_n, second_n, counts_3k):
         counts_3k[row] += np.bincount(values, minlength=256)
 
 
-@functools.cache
 def _host_kernel():
-    if numba is None:
-        return _count_bins
-    # Threads decode the files, so the kernel itself stays serial and lets go of Python's lock.
-    try:
-        return numba.njit(nogil=True, cache=True)(_count_runs)
-    except RuntimeError:  # no folder where the compiled code could be kept
-        return numba.njit(nogil=True)(_count_runs)
+    return _count_bins if numba is None else once(_count_runs)
 
 
 def _flat(map_hw) -> np.ndarray:
