@@ -3,7 +3,9 @@
 --arch: an encoder's name reads its public weights (of DINOv2 the hub's .pth as well as Hugging
 Face's .safetensors); unimatch_v2_dinov2_s|b|l|g reads a trained UniMatch V2 model, encoder and
 head: a plain state dict, or of its checkpoint the entry `model`, with --ema `model_ema`; resnet38
-reads AffinityNet's classifier, affinity_resnet38 the whole of its second network.
+reads AffinityNet's classifier, affinity_resnet38 the whole of its second network, ssdd_resnet38
+SSDD's segmenter and its difference networks, static or dynamic, whose two files --src names with a
+comma between.
 --to=torch goes the other way and writes <out>/model.pth. Both ways are exact.
 """
 
@@ -21,6 +23,7 @@ from wsssjax.bridge import torch_weights
 from wsssjax.core import cli, config, files, weights
 from wsssjax.models import (
     affinity_net,
+    difference_net,
     dpt,
     efficientnet_lite,
     registry,
@@ -32,13 +35,12 @@ from wsssjax.models.segmenter import Segmenter
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 TORCH_FILE = "model.pth"
-LAST_LAYER = {"torch": "head.scratch.output_conv.2.bias",
-              "ours": "params/head/scratch/output_conv_2/bias"}
+LAST_LAYERS = ("params/head/scratch/output_conv_2/bias", "params/seg_main/seg2/bias")
 HEADS = {"s": 64, "b": 128, "l": 256, "g": 384}  # width of the DPT head
 
 
 class Arch(NamedTuple):
-    """module: number of classes → the network that has every parameter of the file.
+    """module: (number of classes, flat names) → the network with every parameter of the file.
     to_ours, to_torch: state dict ↔ flat names (to_torch None where nobody reads such files).
     whole: an encoder and its head, not an encoder alone.
     """
@@ -50,12 +52,12 @@ class Arch(NamedTuple):
 
 
 def _encoder(size: str, registers: int = 0) -> Arch:
-    return Arch(lambda _: vit.ViT(vit.SIZES[size], registers), vit_names.from_public,
+    return Arch(lambda *_: vit.ViT(vit.SIZES[size], registers), vit_names.from_public,
                 vit_names.to_hub)
 
 
 def _segmenter(size: str) -> Arch:
-    def module(classes):
+    def module(classes, _):
         head = dpt.DPTHead(classes, HEADS[size], dpt.channels(HEADS[size]), (vit.PATCH,) * 4)
         return Segmenter(vit.ViT(vit.SIZES[size]), head)
 
@@ -63,16 +65,25 @@ def _segmenter(size: str) -> Arch:
 
 
 def _affinity() -> Arch:
-    def module(_):
+    def module(*_):
         return affinity_net.AffinityNet(resnet38.ResNet38(), affinity_net.TAPS["resnet38"])
 
     return Arch(module, affinity_net.from_torch, whole=True)
 
 
+def _ssdd() -> Arch:
+    def module(classes, names):
+        branches = 1 + any(name.startswith("params/seg_sub/") for name in names)
+        return difference_net.DifferenceSegmenter(resnet38.ResNet38(), classes, branches)
+
+    return Arch(module, difference_net.from_torch, whole=True)
+
+
 ARCHES = {
-    "resnet38": Arch(lambda _: resnet38.ResNet38(), resnet38.from_torch),
+    "resnet38": Arch(lambda *_: resnet38.ResNet38(), resnet38.from_torch),
     "affinity_resnet38": _affinity(),
-    "efficientnet_lite0": Arch(lambda _: efficientnet_lite.EfficientNetLite0(num_classes=1000),
+    "ssdd_resnet38": _ssdd(),
+    "efficientnet_lite0": Arch(lambda *_: efficientnet_lite.EfficientNetLite0(num_classes=1000),
                                efficientnet_lite.from_torch),
     **{f"dinov2_{size}": _encoder(size) for size in vit.SIZES},
     **{f"dinov2_{size}_reg": _encoder(size, vit.REGISTERS) for size in vit.SIZES},
@@ -89,7 +100,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--arch", required=True, help=f"one of: {', '.join(ARCHES)}")
     parser.add_argument("--src", required=True,
                         help="PyTorch names in a .pth (needs torch), .npz or .safetensors; with "
-                             "--to=torch our own weights")
+                             "--to=torch our own weights; A,B reads two files as one")
     parser.add_argument("--out", required=True, help="folder for the result")
     parser.add_argument("--to", default="ours", help="ours (default) or torch")
     parser.add_argument("--ema", action="store_true",
@@ -112,11 +123,13 @@ def convert(arch: str, src: str, out: str, *, to: str = "ours", ema: bool = Fals
     try:
         tensors, skipped, file = forth(chosen, src, pathlib.Path(out), ema)
     except ValueError as error:
-        named = str(error) if str(error).startswith(str(src)) else f"{src}, as {arch}: {error}"
+        begins = str(error).startswith((str(src), *_sources(src)))
+        named = str(error) if begins else f"{src}, as {arch}: {error}"
         raise ValueError(named) from None
     report = {
         "arch": arch,
-        "source": {"name": pathlib.Path(src).name, "hash": files.hash_file(src)},
+        "source": {"name": ",".join(pathlib.Path(one).name for one in _sources(src)),
+                   "hash": ",".join(files.hash_file(one) for one in _sources(src))},
         "file": file,
         "tensors": len(tensors),
         "numbers": int(sum(np.size(x) for x in tensors.values())),
@@ -129,20 +142,34 @@ def convert(arch: str, src: str, out: str, *, to: str = "ours", ema: bool = Fals
 
 def _to_ours(arch: Arch, src: str, out: pathlib.Path, ema: bool):
     """(what was written by name, names passed over, file name)."""
-    if pathlib.Path(src).suffix in TORCH_SUFFIXES:
-        entry = ("model_ema" if ema else "model") if arch.whole else ""
-        tensors = torch_weights.read(src, entry)
-    elif ema:
-        raise ValueError(f"{src}: no checkpoint of PyTorch's, so it has no model_ema; leave --ema")
-    else:
-        tensors = weights.load(src)
-    variables = _fitting(arch, arch.to_ours(tensors), _classes(arch, tensors, "torch"))
+    tensors: dict = {}
+    for one in _sources(src):
+        found = _read(arch, one, ema)
+        if both := sorted(tensors.keys() & found.keys()):
+            raise ValueError(f"{one}: holds what the file before holds ({weights.listed(both)}); "
+                             "want files that complete each other")
+        tensors |= found
+    variables = _fitting(arch, arch.to_ours(tensors))
     flat = weights.flatten(variables)
     flat = flat if arch.whole else weights.under("backbone", flat)
     weights.save(out / weights.FILE, flat)
     skipped = [n for n in tensors if n.endswith("num_batches_tracked") or
                n.startswith("classifier.")]
     return flat, sorted(skipped), weights.FILE
+
+
+def _sources(src: str) -> list[str]:
+    """The files that `src` names; a comma may also be part of one name."""
+    return [src] if pathlib.Path(src).exists() else str(src).split(",")
+
+
+def _read(arch: Arch, src: str, ema: bool) -> dict:
+    """The tensors of one file by name."""
+    if pathlib.Path(src).suffix in TORCH_SUFFIXES:
+        return torch_weights.read(src, ("model_ema" if ema else "model") if arch.whole else "")
+    if ema:
+        raise ValueError(f"{src}: no checkpoint of PyTorch's, so it has no model_ema; leave --ema")
+    return weights.load(src)
 
 
 def _to_torch(arch: Arch, src: str, out: pathlib.Path, ema: bool):
@@ -154,21 +181,21 @@ def _to_torch(arch: Arch, src: str, out: pathlib.Path, ema: bool):
         skipped = [n for n in flat if not n.startswith("params/backbone/")]
         flat = {n.replace("params/backbone/", "params/", 1): x for n, x in flat.items()
                 if n not in skipped}
-    variables = _fitting(arch, flat, _classes(arch, flat, "ours"))
+    variables = _fitting(arch, flat)
     tensors = arch.to_torch(weights.flatten(variables))
     torch_weights.write(out / TORCH_FILE, tensors)
     return tensors, sorted(skipped), TORCH_FILE
 
 
-def _classes(arch: Arch, named: dict, names: str) -> int:
+def _classes(flat: dict) -> int:
     """How many classes a segmenter's last layer has; 1 where it has none, which then is told."""
-    last = named.get(LAST_LAYER[names]) if arch.whole else None
+    last = next((flat[name] for name in LAST_LAYERS if name in flat), None)
     return len(last) if last is not None and np.ndim(last) == 1 else 1
 
 
-def _fitting(arch: Arch, flat: dict, classes: int) -> dict:
+def _fitting(arch: Arch, flat: dict) -> dict:
     """The weights as the network's variables; ValueError lists what does not fit."""
-    module, side = arch.module(classes), 4 * vit.PATCH
+    module, side = arch.module(_classes(flat), flat), 4 * vit.PATCH
     template = jax.eval_shape(lambda: module.init(
         jax.random.key(0), jnp.zeros((1, side, side, 3)), train=False))
     return weights.restore(template, flat)

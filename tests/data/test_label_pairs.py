@@ -109,6 +109,31 @@ def test_label_maps_and_their_scores_are_one(tmp_path, kind):
         assert one["tags"].tolist() == present and one["tags"].dtype == np.float32
 
 
+def test_scores_come_before_the_label_map_beside_them(tmp_path):
+    """By photo; their class maps without a background are none, and the label map is read."""
+    write(tmp_path)
+    for name, classes in (("a", [0, 2]), ("c", [2])):
+        maps = np.full((len(classes), 4, 4), 0.25)
+        maps[-1] = 0.75
+        cam_file.write(tmp_path / f"knowledge/{name}.npz", classes, maps,
+                       {"a": (60, 50), "c": (30, 30)}[name])
+    examples = source(tmp_path)
+    assert examples.ids == ["a", "b", "c"]
+    scores = examples[0]["knowledge"]
+    assert scores.classes.tolist() == [0, 2] and scores.maps.shape == (2, 4, 4)
+    assert (label_pairs.full_label(scores, (60, 50)) == 2).all()
+    for index, name in ((1, "b"), (2, "c")):
+        np.testing.assert_array_equal(
+            label_pairs.decide(examples[index]["knowledge"]),
+            label_map.read(tmp_path / f"knowledge/{name}.png", 4))
+    made_from = examples.sets["knowledge"].made_from
+    assert [p.name for p in made_from("c")] == ["c.npz", "c.png"]
+    assert [p.name for p in made_from("b")] == ["b.png"]
+    (tmp_path / "knowledge/c.png").unlink()
+    with pytest.raises(ValueError, match="c.npz: no scores of the background"):
+        source(tmp_path)[2]
+
+
 def test_ids_and_tags_of_files(tmp_path):
     write(tmp_path)
     told = {"c": np.float32([0, 0, 1])}

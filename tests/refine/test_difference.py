@@ -3,7 +3,9 @@
 import doctest
 import os
 import pathlib
+import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,8 +13,9 @@ from PIL import Image
 from wsssjax import train
 from wsssjax.core import config as configs
 from wsssjax.core import difference as rules
-from wsssjax.core import logs
+from wsssjax.core import logs, weights
 from wsssjax.data import cam_file, label_map, label_pairs
+from wsssjax.models import difference_net
 from wsssjax.refine import difference
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs/refine_voc_ssdd_static.py"
@@ -45,15 +48,19 @@ def data(tmp_path_factory):
     return make(tmp_path_factory.mktemp("data"))
 
 
-@pytest.fixture(scope="module")
-def trained(data, tmp_path_factory):
-    """The run folder of two steps by the command, as the README of a user would have it."""
-    workdir = tmp_path_factory.mktemp("run") / "static"
+def by_command(data, workdir):
+    """Two steps, as the README of a user would have it, with the encoder's first layer frozen."""
     fields = SMALL | {f"data.{n}": data / n for n in ("knowledge", "advice")}
     fields["data.images"] = data / "photos"
-    fields["optim.groups"] = "((r'.*', 1.0, 1.0),)"
+    fields["optim.groups"] = "((r'^backbone/stem/', 0.0, 0.0), (r'.*', 1.0, 1.0))"
     train.main([f"--config={CONFIG}", f"--workdir={workdir}", "--config.device_batch=1",
                 *(f"--config.{n}={v}" for n, v in fields.items())])
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "static"
+    by_command(data, workdir)
     return workdir
 
 
@@ -71,13 +78,30 @@ def read(folder, name):
     return label_map.read(pathlib.Path(folder) / f"{name}.png", 21, SIZES[name])
 
 
-def test_two_steps_by_the_command(trained):
+def test_two_steps_by_the_command(data, trained, tmp_path):
+    """All learns but what is frozen; stopped after the first step and resumed: the same bits."""
     rows = logs.read_metrics(trained / "metrics.jsonl")
     assert [r["step"] for r in rows] == [1, 2], "5 photos, 1 on each of 2 devices"
-    for row in rows:
-        np.testing.assert_allclose(row["train/loss"], row["train/loss_seg"]
-                                   + row["train/loss_diff"], rtol=1e-6)
-    assert (trained / "weights.safetensors").is_file()
+    assert all(row["train/loss_seg"] > 0.1 and row["train/loss_diff"] > 0.1 for row in rows)
+    first = first_weights(difference.build_model(settings()))
+    last = weights.load(trained)
+    assert last.keys() == first.keys()
+    for name, x in last.items():
+        still = name.startswith(("batch_stats/", "params/backbone/stem/"))
+        assert np.array_equal(x, first[name]) == still, name
+    shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/checkpoints/2")
+    (tmp_path / "run/weights.safetensors").unlink()
+    by_command(data, tmp_path / "run")
+    assert (tmp_path / "run/weights.safetensors").read_bytes() == (
+        trained / "weights.safetensors").read_bytes()
+    assert logs.read_metrics(tmp_path / "run/metrics.jsonl") == rows
+
+
+def first_weights(model):
+    """The weights that training with seed 0 starts from."""
+    key, _ = jax.random.split(jax.random.key(0))
+    return weights.flatten(difference_net.init(model, settings().model, key))
 
 
 @pytest.mark.parametrize("square", ["true", "false"])
@@ -163,6 +187,71 @@ def test_sigma_can_be_stored(data, trained, tmp_path):
         np.testing.assert_allclose(content.cam, want, atol=5e-4)
 
 
+def test_a_part_first_then_the_rest_and_what_changed_again(tmp_path, trained):
+    """Ids may differ between runs, and folders may be made anew: each photo is done when due."""
+    data, out = make(tmp_path / "data"), tmp_path / "out"
+    refine(data, trained, tmp_path / "whole", maps=tmp_path / "maps")
+    refine(data, trained, out, ids=["c", "a"])
+    assert sorted(p.name for p in out.glob("*.png")) == ["a.png", "c.png"]
+    refine(data, trained, out)
+    for name in SIZES:
+        assert (out / f"{name}.png").read_bytes() == (tmp_path / f"whole/{name}.png").read_bytes()
+    changed = {"a": "photos/a.png", "c": "knowledge/c.png", "e": "advice/e.png"}
+    later = max(p.stat().st_mtime_ns for p in out.iterdir()) + 10**9
+    for path in changed.values():
+        os.utime(data / path, ns=(later, later))
+    other = np.full(SIZES["e"], 1, np.uint8)
+    label_map.write(data / "advice/e.png", other)
+    os.utime(data / "advice/e.png", ns=(later, later))
+    before = {name: (out / f"{name}.png").stat() for name in SIZES}
+    refine(data, trained, out)
+    again = {n for n, x in before.items() if x.st_ino != (out / f"{n}.png").stat().st_ino
+             or x.st_mtime_ns != (out / f"{n}.png").stat().st_mtime_ns}
+    assert again == set(changed)
+    got, knowledge = read(out, "e"), read(data / "knowledge", "e")
+    assert ((got == other) | (got == knowledge)).all()
+    shutil.copytree(data / "advice", tmp_path / "copy")
+    with pytest.raises(ValueError, match="its files were made with another advice"):
+        refine(data, trained, out, advice=str(tmp_path / "copy"))
+
+
+def test_stored_sigma_of_another_network_is_refused(data, trained, tmp_path):
+    refine(data, trained, tmp_path / "one", maps=tmp_path / "maps", ids=["b"])
+    flat = weights.load(trained)
+    weights.save(tmp_path / "other.safetensors", flat | {
+        "params/dd0/pred_abc/kernel": flat["params/dd0/pred_abc/kernel"] + 1})
+    with pytest.raises(ValueError, match="maps: its files were made with another weights"):
+        refine(data, tmp_path / "other.safetensors", tmp_path / "two", maps=tmp_path / "maps")
+
+
+@pytest.mark.parametrize("flag, folder, message", [
+    ("maps", "knowledge", "--maps=.*: is --labels itself"),
+    ("maps", "advice", "--maps=.*: is --advice itself"),
+    ("maps", "photos", "--maps=.*: is --images itself"),
+    ("maps", "out", "--maps=.*: is --out itself"),
+    ("out", "photos", "--out=.*: is --images itself"),
+    ("out", "knowledge", "--out=.*: is --labels itself"),
+])
+def test_nothing_that_is_read_is_written_over(trained, tmp_path, flag, folder, message):
+    data = make(tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in data.rglob("*")}
+    with pytest.raises(ValueError, match=message) as error:
+        refine(data, trained, **({"out": data / "out"} | {flag: data / folder}))
+    assert "\n" not in str(error.value)
+    assert {p: p.stat().st_mtime_ns for p in data.rglob("*")} == before
+
+
+def test_weights_that_do_not_fit_are_named(trained, tmp_path):
+    weights.save(tmp_path / "part.safetensors", {
+        n: x for n, x in weights.load(trained).items() if "/dd0/" not in n})
+    with pytest.raises(ValueError, match="part.safetensors, as ssdd_static with encoder "
+                                         "'small_cnn': .*missing"):
+        difference.restored(settings(), tmp_path / "part.safetensors")
+    np.savez(tmp_path / "w.npz", **{"module.fc.weight": np.zeros((1, 1, 1, 1))})
+    with pytest.raises(ValueError, match="w.npz, as ssdd_static.*: module.fc.weight .*: no tensor"):
+        difference.restored(settings(), tmp_path / "w.npz")
+
+
 def test_tags_of_a_file_decide_what_can_be_flagged(data, trained, tmp_path):
     (tmp_path / "tags.csv").write_text(
         "id,tags\n" + "".join(f"{name},person\n" for name in SIZES))
@@ -227,6 +316,8 @@ def test_bad_folders(trained, tmp_path, spoil, message):
     (dict(classes="coco"), "--classes=coco has 81 classes, config.classes=voc has 21"),
     (dict(config="configs/semi_voc_supervised.py:small"), "want one of 'ssdd_static'"),
     (dict(ids=["a", "z"]), "--labels=.* has no labels of 'z'"),
+    (dict(bias=float("nan")), "--bias=nan: want a finite number"),
+    (dict(background_bias=float("inf")), "--background_bias=inf: want a finite number"),
 ])
 def test_bad_options(data, trained, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):

@@ -151,6 +151,26 @@ def test_a_step_at_full_width_matches_torch():
     print(f"full width: largest error {compare(state, other, start, 1e-5):.2g}")
 
 
+def test_published_names_restore_to_what_torch_predicts(tmp_path, monkeypatch):
+    """A state dict by its own names, given where trained weights may be."""
+    config = load_config()
+    config.predict.batch = 2
+    model, _, _, other = setting(config)
+    monkeypatch.setattr(difference, "build_model", lambda _: model)
+    np.savez(tmp_path / "published.npz", **plain.numpy_state(other))
+    batch = make_batch(0)
+    both = np.stack([batch["knowledge"], batch["advice"]], 1)
+    items = [difference.Item("x", image, grid, grid, None, (28, 28))
+             for image, grid in zip(batch["image"], both, strict=True)]
+    got = difference.restored(config, tmp_path / "published.npz")(items)
+    with torch.no_grad():
+        _, (hidden,), low = other.eval().segment(plain.to_torch(batch["image"]))
+        want = np.stack([torch.sigmoid(other.difference(
+            0, hidden, low, torch.tensor(both[:, i]).long())).numpy() for i in range(2)], 1)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    assert want.std() > 0.01
+
+
 def test_two_devices_are_one():
     """Unequal counts of ignored pixels and of skipped images on the two: exact all the same."""
     parts = [make_batch(seed, side=64) for seed in (0, 1)]

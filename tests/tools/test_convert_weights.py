@@ -93,6 +93,19 @@ def test_exit_codes(tmp_path):
     assert shown.returncode == 0 and "python tools/convert_weights.py --arch=" in shown.stdout
 
 
+def torch_named(template, depth):
+    """Random tensors by PyTorch's names: what follows the first `depth` parts of ours."""
+    rng, tensors = np.random.default_rng(0), {}
+    kinds = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+    for name, x in weights.flatten(template).items():
+        *layer, kind = name.split("/")[depth:]
+        shape = x.shape if kind != "kernel" or len(x.shape) == 4 else (1, 1, *x.shape)
+        value = rng.random(shape, np.float32)
+        tensors[".".join([*layer, kinds.get(kind, kind)])] = (
+            value.transpose(3, 2, 0, 1) if kind == "kernel" else value)
+    return tensors
+
+
 def test_affinitynet_and_its_encoder_convert(tool, tmp_path, monkeypatch):
     """A narrow ResNet-38 in place of the 425 MB one, named as the published state dict is."""
     from wsssjax.models import affinity_net, resnet38
@@ -100,21 +113,12 @@ def test_affinitynet_and_its_encoder_convert(tool, tmp_path, monkeypatch):
     thin = resnet38.ResNet38(width=1 / 16)
     net = affinity_net.AffinityNet(thin, affinity_net.TAPS["resnet38"])
     monkeypatch.setitem(tool.ARCHES, "resnet38", tool.ARCHES["resnet38"]._replace(
-        module=lambda _: thin))
+        module=lambda *_: thin))
     monkeypatch.setitem(tool.ARCHES, "affinity_resnet38", tool.ARCHES["affinity_resnet38"]._replace(
-        module=lambda _: net))
+        module=lambda *_: net))
     template = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 56, 56, 3)),
                                                train=False))
-    rng, tensors = np.random.default_rng(0), {}
-    kinds = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-    for name, x in weights.flatten(template).items():
-        *layer, kind = name.split("/")[1:]
-        torch_name = ".".join(layer[1:])
-        if kind == "kernel":
-            shape = x.shape if len(x.shape) == 4 else (1, 1, *x.shape)
-            tensors[f"{torch_name}.weight"] = rng.random(shape, np.float32).transpose(3, 2, 0, 1)
-        else:
-            tensors[f"{torch_name}.{kinds[kind]}"] = rng.random(x.shape, np.float32)
+    tensors = torch_named(template, 2)
     np.savez(tmp_path / "aff.npz", **tensors)
     tool.convert("affinity_resnet38", str(tmp_path / "aff.npz"), str(tmp_path / "aff"))
     whole = weights.load(tmp_path / "aff")
@@ -125,3 +129,43 @@ def test_affinitynet_and_its_encoder_convert(tool, tmp_path, monkeypatch):
     assert encoder and all("/backbone/" in name for name in encoder)
     for name, x in encoder.items():
         np.testing.assert_array_equal(x, whole[name])
+
+
+@pytest.mark.parametrize("branches", [1, 2], ids=["static", "dynamic"])
+def test_both_files_of_ssdd_convert_to_one_network(tool, tmp_path, monkeypatch, branches):
+    """Narrow networks named as the published state dicts are; classes and heads are counted."""
+    from wsssjax.models import difference_net, resnet38
+
+    real = difference_net.DifferenceSegmenter
+
+    def thin(_, classes, heads):
+        return real(resnet38.ResNet38(width=1 / 16), classes, heads, width=8, dilation=3,
+                    difference_width=8)
+
+    monkeypatch.setattr(difference_net, "DifferenceSegmenter", thin)
+    template = jax.eval_shape(lambda: thin(None, 6, branches).init(
+        jax.random.key(0), jnp.zeros((1, 56, 56, 3)), train=False))
+    tensors = {f"module.{n.replace('backbone', 'encoder', 1)}": x
+               for n, x in torch_named(template, 1).items()}
+    parts = ({}, {})
+    for name, x in tensors.items():
+        parts[name.startswith("module.dd")][name] = x
+    src = [str(tmp_path / f"{name}.npz") for name in ("seg", "ssdd")]
+    for path, part in zip(src, parts, strict=True):
+        np.savez(path, **part)
+    report = tool.convert("ssdd_resnet38", ",".join(src), str(tmp_path / "out"))
+    got = weights.load(tmp_path / "out")
+    assert report["source"]["name"] == "seg.npz,ssdd.npz" and report["tensors"] == len(tensors)
+    assert got.keys() == weights.flatten(template).keys()
+    assert len(got["params/seg_main/seg2/bias"]) == 6
+    assert ("params/dd1/pred_abc/kernel" in got) == (branches == 2)
+    np.testing.assert_array_equal(
+        got["params/dd0/conv1abc/conv2/kernel"],
+        tensors["module.dd0.conv1abc.conv2.weight"].transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(got["batch_stats/seg_main/seg1/bn1/var"],
+                                  tensors["module.seg_main.seg1.bn1.running_var"])
+    with pytest.raises(ValueError, match="seg.npz, as ssdd_resnet38: .*missing .*_stats/dd0/"):
+        tool.convert("ssdd_resnet38", src[0], str(tmp_path / "half"))
+    with pytest.raises(ValueError, match="seg.npz: holds what the file before holds .*encoder"):
+        tool.convert("ssdd_resnet38", f"{src[0]},{src[0]}", str(tmp_path / "half"))
+    assert not (tmp_path / "half").exists()

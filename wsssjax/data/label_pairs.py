@@ -1,7 +1,8 @@
 """Photos with several label maps each, cut to training crops together, as SSDD learns from.
 
-A label set is a folder of label maps `<id>.png`, or of score files `<id>.npz` (`cam_file`, the
-background first). Either way a photo's labels are a score per class: one-hot maps, or the file's.
+A label set is a folder of score files `<id>.npz` (`cam_file`, the background first) or of label
+maps `<id>.png`; where a photo has both, its scores count. Either way its labels are a score per
+class: the file's, or one-hot maps.
 Scores, not classes, are resized; the class is decided last, on a grid of a quarter of the crop's
 sides. Every map goes with its photo by id, and through the same scale, window and flip: the
 published code stored maps by their place in a list, flipped half of them, and then used them
@@ -22,12 +23,13 @@ import numpy as np
 from PIL import Image
 
 from wsssjax.core import files, parallel
-from wsssjax.core.constants import IGNORE
+from wsssjax.core.constants import BACKGROUND, IGNORE
 from wsssjax.data import cam_file, label_map, photos, tags, transforms
 from wsssjax.data.classes import need_background, read_class_names
 from wsssjax.data.loader import Loader
 
 GRID = 4  # pixels of the crop per cell
+SUFFIXES = (".png", ".npz")  # of label maps and of scores
 
 
 class Scores(NamedTuple):
@@ -38,7 +40,10 @@ class Scores(NamedTuple):
 
 
 class LabelSet:
-    """The labels of one method: `<id>.png`, or `<id>.npz` where there is no PNG."""
+    """The labels of one method: of a photo `<id>.npz`, else `<id>.png`.
+
+    A CAM file without the background holds no labels, so a PNG beside it is taken in its place.
+    """
 
     def __init__(self, folder: str | os.PathLike, num_classes: int, what: str):
         """what: the flag or field that named the folder, for messages."""
@@ -46,10 +51,9 @@ class LabelSet:
         if not self.folder.is_dir():
             raise FileNotFoundError(f"{what}={folder}: no such folder; want one of label maps "
                                     "<id>.png or of scores <id>.npz")
-        found = {suffix: {p.stem: p for p in self.folder.glob(f"*{suffix}")
-                          if not p.name.startswith(".")} for suffix in (".png", ".npz")}
-        self.suffix = ".png" if found[".png"] else ".npz"
-        self.paths = dict(sorted(found[self.suffix].items()))
+        self.maps, scored = ({p.stem: p for p in self.folder.glob(f"*{suffix}")
+                                       if not p.name.startswith(".")} for suffix in SUFFIXES)
+        self.paths = dict(sorted((self.maps | scored).items()))
         if not self.paths:
             raise ValueError(f"{what}={folder}: holds neither label maps <id>.png nor scores "
                              "<id>.npz")
@@ -61,21 +65,25 @@ class LabelSet:
                              f"({len(missing)} of {len(ids)} ids missing); make them, or leave the "
                              "photos out with a list of ids")
 
+    def made_from(self, name: str) -> list[pathlib.Path]:
+        """The files that a photo's labels depend on."""
+        return list(dict.fromkeys([self.paths[name], self.maps.get(name, self.paths[name])]))
+
     def scores(self, name: str, size_hw: tuple[int, int]) -> Scores:
         """Scores of a photo of that size; those of a label map are one-hot."""
-        if self.suffix == ".npz":
-            return self._read_file(name, size_hw)
-        label_hw = label_map.read(self.paths[name], self.num_classes, size_hw)
+        path = self.paths[name]
+        content = cam_file.read(path) if path.suffix == ".npz" else None
+        if content and (name not in self.maps or BACKGROUND in content.classes):
+            return self._checked(path, content, size_hw)
+        label_hw = label_map.read(self.maps[name], self.num_classes, size_hw)
         classes = np.unique(label_hw)
         return Scores(classes, (label_hw == classes[:, None, None]).astype(np.float32))
 
-    def _read_file(self, name, size_hw):
-        path = self.paths[name]
-        content = cam_file.read(path)
+    def _checked(self, path, content, size_hw):
         if tuple(content.size) != tuple(size_hw):
             raise ValueError(f"{path}: scores of a photo of {content.size[0]} x {content.size[1]}; "
                              f"its image has {size_hw[0]} x {size_hw[1]} (h x w)")
-        if content.classes[:1].tolist() != [0]:
+        if BACKGROUND not in content.classes:
             raise ValueError(f"{path}: no scores of the background (class 0); want those of a "
                              "method that has some, or label maps")
         if content.classes[-1] >= self.num_classes:

@@ -11,6 +11,7 @@ What differs from the published code is told in configs/refine_voc_ssdd_static.p
 from __future__ import annotations
 
 import functools
+import math
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -142,6 +143,18 @@ class Item(NamedTuple):
     part: tuple[int, int]
 
 
+class Work(NamedTuple):
+    """What each photo of a run needs."""
+
+    config: Any
+    examples: label_pairs.Source
+    forward: Callable  # see `restored`
+    out: pathlib.Path
+    maps: pathlib.Path | None = None
+    bias: float = 0.1
+    background_bias: float = 0.1
+
+
 def run(*, config: Any, weights: str | os.PathLike, labels: str, advice: str, images: str, out: str,
         ids: str | Sequence[str] | None = None, classes: str = "voc",
         tags: str | os.PathLike | None = None, bias: float = 0.1, background_bias: float = 0.1,
@@ -152,50 +165,69 @@ def run(*, config: Any, weights: str | os.PathLike, labels: str, advice: str, im
     of the training.  labels, advice: knowledge and advice, folders of label maps or of scores.
     images: folder or list of photos.  ids: list file or ids; None: all of `labels`.  tags: CSV
     file; None takes the classes in the knowledge.  bias, background_bias: see
-    `core.difference.preference`; published 0.1 each.  Files that are there already are kept, and
-    refused if they were made otherwise.  maps: folder that gets sigma of knowledge and advice as
-    `<id>.npz` (`cam_file`, as classes 0 and 1), unmirrored, on the network's grid; None for none.
+    `core.difference.preference`; published 0.1 each.  maps: folder that gets sigma of knowledge and
+    advice as `<id>.npz` (`cam_file`, as classes 0 and 1), unmirrored, on the network's grid; None
+    for none.  Files there already that are newer than photo and labels are kept, and refused if
+    they were made otherwise.
     changed: share of the pixels that differ from `labels`, of the photos done now.
     """
     config = configs.load(config) if isinstance(config, str) else config
     _check_config(config, classes)
-    for what, folder in (("--labels", labels), ("--advice", advice)):
-        if pathlib.Path(out).resolve() == pathlib.Path(folder).resolve():
-            raise ValueError(f"--out={out}: is {what} itself; name another folder")
+    for name, value in (("bias", bias), ("background_bias", background_bias)):
+        if not math.isfinite(value):
+            raise ValueError(f"--{name}={value}: want a finite number, such as 0.1")
     examples = _examples(config, labels, advice, images, tags, ids)
-    forward = restored(config, weights)
-    out = pathlib.Path(out)
-    files.claim(out / SETTINGS, _made_with(config, weights, examples, bias, background_bias, tags))
-    def is_done(name):
-        stored = maps is None or (pathlib.Path(maps) / f"{name}.npz").exists()
-        return stored and (out / f"{name}.png").exists()
-
-    todo = [i for i, name in enumerate(examples.ids) if not is_done(name)]
-
-    def finish(pair):
-        item, sigma_2gg = pair
-        rows, columns = item.part
-        sigma_2gg = sigma_2gg[:, :rows, :columns]
-        if maps is not None:
-            cam_file.write(pathlib.Path(maps) / f"{item.name}.npz", [0, 1], sigma_2gg,
-                           np.maximum(item.full_2hw.shape[1:], sigma_2gg.shape[1:]))
-        made_hw = refine(*item.full_2hw, *sigma_2gg, item.tags_k, bias=bias,
-                         background_bias=background_bias, flag_absent=config.ssdd.flag_absent)
-        label_map.write(out / f"{item.name}.png", made_hw)
-        return (made_hw != item.full_2hw[0]).sum(), made_hw.size
-
+    read = {"--images": {path.parent for path in examples.paths.values()},
+            "--labels": {labels}, "--advice": {advice}}
+    targets = {"--out": pathlib.Path(out)} | ({"--maps": pathlib.Path(maps)} if maps else {})
+    _check_targets(targets, read)
+    work = Work(config, examples, restored(config, weights), *targets.values(), bias=bias,
+                background_bias=background_bias)
+    made_with = _made_with(work, weights, tags) | {
+        name: str(pathlib.Path(folder).resolve())
+        for name, folder in (("labels", labels), ("advice", advice), ("images", images))}
+    for folder in targets.values():
+        files.claim(folder / SETTINGS, made_with)
+    todo = [i for i, name in enumerate(examples.ids) if not _is_done(work, name)]
     changed = pixels = 0
     with progress.Progress(len(examples), label, done=len(examples) - len(todo)) as bar:
-        for first in range(0, len(todo), AHEAD):
-            part = todo[first : first + AHEAD]
-            items = list(threads.each(lambda i: prepare(config, examples, i), part, chunk=1))
-            for start in range(0, len(items), config.predict.batch):
-                rows = items[start : start + config.predict.batch]
-                pairs = list(zip(rows, forward(rows), strict=True))
-                for some, size in threads.each(finish, pairs, chunk=1):
-                    changed, pixels = changed + int(some), pixels + size
-                    bar.advance()
+        for some, size in _refine_all(work, todo):
+            changed, pixels = changed + int(some), pixels + size
+            bar.advance()
     return {"images": len(examples), "changed": changed / max(pixels, 1)}
+
+
+def _is_done(work, name):
+    """Whether the files of a photo are there, and newer than all that they are made from."""
+    made = [work.out / f"{name}.png", *([work.maps / f"{name}.npz"] if work.maps else [])]
+    sources = [p for one in work.examples.sets.values() for p in one.made_from(name)]
+    return files.newer(made, [*sources, work.examples.paths[name]])
+
+
+def _refine_all(work, todo):
+    """Writes the files of the photos `todo`; yields (changed pixels, pixels) of each."""
+    batch = work.config.predict.batch
+    for first in range(0, len(todo), AHEAD):
+        part = todo[first : first + AHEAD]
+        items = list(threads.each(lambda i: prepare(work.config, work.examples, i), part, chunk=1))
+        for start in range(0, len(items), batch):
+            rows = items[start : start + batch]
+            pairs = list(zip(rows, work.forward(rows), strict=True))
+            yield from threads.each(functools.partial(_refine_one, work), pairs, chunk=1)
+
+
+def _refine_one(work, pair):
+    """Writes the files of one photo; (changed pixels, pixels)."""
+    item, sigma_2gg = pair
+    rows, columns = item.part
+    sigma_2gg = sigma_2gg[:, :rows, :columns]
+    if work.maps:
+        cam_file.write(work.maps / f"{item.name}.npz", [0, 1], sigma_2gg,
+                       np.maximum(item.full_2hw.shape[1:], sigma_2gg.shape[1:]))
+    made_hw = refine(*item.full_2hw, *sigma_2gg, item.tags_k, bias=work.bias,
+                     background_bias=work.background_bias, flag_absent=work.config.ssdd.flag_absent)
+    label_map.write(work.out / f"{item.name}.png", made_hw)
+    return (made_hw != item.full_2hw[0]).sum(), made_hw.size
 
 
 def prepare(config: Any, examples: label_pairs.Source, index: int) -> Item:
@@ -223,13 +255,21 @@ def prepare(config: Any, examples: label_pairs.Source, index: int) -> Item:
 def restored(config: Any, weights_path: str | os.PathLike) -> Callable:
     """items → sigma float32 [b,2,g,g]: the network of `config` with the weights of a file.
 
-    Called with up to config.predict.batch items; copies of the last one fill the batch.
+    The file holds our names, or those of the published state dict (.safetensors or .npz). Called
+    with up to config.predict.batch items; copies of the last one fill the batch.
     """
     parallel.set_precision(config.precision)
     model = build_model(config)
     template = jax.eval_shape(functools.partial(difference_net.first_variables, model),
                               jax.random.key(0))
-    variables = jax.device_put(weights.restore(template, weights.load(weights_path)))
+    flat = weights.load(weights_path)
+    try:
+        if not any(name.startswith("params/") for name in flat):
+            flat = difference_net.from_torch(flat)
+        variables = jax.device_put(weights.restore(template, flat))
+    except ValueError as error:
+        raise ValueError(f"{weights_path}, as ssdd_static with encoder {config.model.encoder!r}: "
+                         f"{error}") from None
 
     @jax.jit
     def compiled(variables, image_bhwc, grid_b2gg):
@@ -270,15 +310,23 @@ def _examples(config, labels, advice, images, tags_path, ids):
         image_tags=tags.read_tags(tags_path, names) if tags_path else None, what="--images")
 
 
-def _made_with(config, weights_path, examples, bias, background_bias, tags_path):
-    """What the results depend on; label files by size and time, since reading all takes minutes."""
-    plain = configs.to_dict(config)
-    made_with = {name: plain[name] for name in ("classes", "model", "predict", "ssdd")}
-    made_with["model"].pop("encoder_weights")
-    stamps = {key: [[(s := os.stat(one.paths[name])).st_size, s.st_mtime_ns]
-                    for name in examples.ids] for key, one in examples.sets.items()}
-    return made_with | {
-        "weights": weights.fingerprint(weights_path), "bias": bias,
-        "background_bias": background_bias, "square": plain["data"]["square"],
-        "labels": files.hash_value(stamps), "ids": files.hash_ids(examples.ids),
+def _check_targets(targets, read):
+    """ValueError where files would be written among those that are read, or two kinds together."""
+    taken = {pathlib.Path(folder).resolve(): what for what, some in read.items() for folder in some}
+    for what, folder in targets.items():
+        if folder.resolve() in taken:
+            raise ValueError(f"{what}={folder}: is {taken[folder.resolve()]} itself; name another "
+                             "folder")
+        taken[folder.resolve()] = what
+
+
+def _made_with(work, weights_path, tags_path):
+    """What the results depend on beside the files of each photo."""
+    plain = configs.to_dict(work.config)
+    plain["model"].pop("encoder_weights")  # the trained weights hold the encoder, too
+    return {
+        "model": plain["model"], "ssdd": plain["ssdd"], "side": plain["predict"]["side"],
+        "square": plain["data"]["square"], "colours": [plain["data"]["mean"], plain["data"]["std"]],
+        "classes": list(read_class_names(work.config.classes)), "bias": work.bias,
+        "background_bias": work.background_bias, "weights": weights.fingerprint(weights_path),
         "tags": files.hash_file(tags_path) if tags_path else ""}
