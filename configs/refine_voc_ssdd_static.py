@@ -1,13 +1,25 @@
 """Static SSDD on VOC 2012: two label sets of the same photos → one that takes the best of both.
 
+    python -m wsssjax.refine --method=affinity --cams=cams --images=VOCdevkit/VOC2012/JPEGImages \\
+        --config=configs/refine_voc_affinity.py --weights=runs/affinity \\
+        --save=labels,scores --out=affinity
+    python -m wsssjax.refine --method=crf --cams=affinity --images=VOCdevkit/VOC2012/JPEGImages \\
+        --save=labels,scores --out=affinity_crf
     python -m wsssjax.train --config=configs/refine_voc_ssdd_static.py --workdir=runs/ssdd_static \\
         --config.model.encoder_weights=resnet38 --config.data.images=VOCdevkit/VOC2012/JPEGImages \\
-        --config.data.tags=tags.csv --config.data.knowledge=psa --config.data.advice=psa_crf
+        --config.data.tags=tags.csv --config.data.knowledge=affinity \\
+        --config.data.advice=affinity_crf
+    python -m wsssjax.refine --method=difference --labels=affinity --advice=affinity_crf \\
+        --images=VOCdevkit/VOC2012/JPEGImages --tags=tags.csv --out=ssdd_seed \\
+        --config=configs/refine_voc_ssdd_static.py --weights=runs/ssdd_static
 
-and then the label maps (`python -m wsssjax.refine --method=difference --help`). Shimoda and Yanai,
-ICCV 2019; there the knowledge is AffinityNet's labels and the advice the same after a dense CRF,
-but any two will do. Published: 53.4 mIoU of the labels on train, against 52.5 of AffinityNet's and
-48.0 after the CRF on the authors' own scale; half a day, 2 photos a GPU, GPUs not stated.
+cams and runs/affinity are what refine_voc_affinity.py tells of, ssdd_seed is what semi_voc_ssdd.py
+learns from. Shimoda and Yanai, ICCV 2019; there the knowledge is AffinityNet's labels and the
+advice the same after a dense CRF, but any two will do. Scores are resized, not labels, as published
+and wherever a folder has both: to reproduce the paper, knowledge and advice need the --save above
+(scores alone will do; labels are to look at). Label maps count as one-hot scores. Published: 53.4
+mIoU of the labels on train, against 52.5 of AffinityNet's and 48.0 after the CRF on the authors'
+own scale; half a day, 2 photos a GPU, GPUs not stated.
 
 What the published code does by accident, and what is done here:
 
@@ -55,7 +67,7 @@ def get_config(arg=""):
     c.data.images = ""  # folder of photos, or a list of paths; must be given
     c.data.ids = ""  # text file, one id a line; "": all of data.knowledge
     c.data.tags = ""  # CSV `id,tags`; "": the classes in the first label set
-    c.data.knowledge = ""  # folder of label maps <id>.png, or of scores <id>.npz; must be given
+    c.data.knowledge = ""  # folder of scores <id>.npz, or of label maps <id>.png; must be given
     c.data.advice = ""  # the same, made from the knowledge or not; must be given
     c.data.side = (448, 512)  # pixels, range of the photo's sides (of the longer, if not square)
     c.data.square = True  # squash photos to squares, as published

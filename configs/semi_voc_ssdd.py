@@ -10,10 +10,13 @@ on val); 61.4 on val for a segmenter trained on the seed alone. One day, 2 photo
 stated. Published scores are of photos squashed to 448 pixels, five scales and mirror images summed,
 softmax of that sum, and a dense CRF; here photos keep their proportions and are seen once.
 
-The seed is what refine_voc_ssdd_static.py leads to (ssdd.static_seed=clean), but any label maps
-will do. psa_crf reads data.advice in its place, the authors' ablation where that is AffinityNet
-after a CRF; released mixes data.knowledge and data.advice by the maps in data.differences as the
-published code does: mirrored at random, exchanged, and without the photo's own scale and window.
+The seed is what refine_voc_ssdd_static.py leads to, by the commands there (static_seed=clean), but
+any label maps will do. psa_crf reads data.advice in its place, the authors' ablation where that is
+AffinityNet after a CRF; released mixes data.knowledge and data.advice by the maps in
+data.differences (refine --method=difference --maps=FOLDER) as the published code does: mirrored at
+random, exchanged, and without the photo's own scale and window. To reproduce the paper, knowledge
+and advice are the folders of refine --method=affinity and of refine --method=crf --cams=…, both
+with --save=labels,scores: the published code resizes scores, not labels.
 
 What the published code does by accident, and what is done here:
 
@@ -48,7 +51,7 @@ def get_config(arg=""):
     c.ssdd.crf_shrink = 1.0  # divides its spatial deviations
 
     c.data.side = (512, 768)  # pixels, range of the photo's sides
-    c.data.seed = ""  # clean: folder of label maps <id>.png, or of scores <id>.npz
+    c.data.seed = ""  # clean: folder of scores <id>.npz, or of label maps <id>.png
     c.data.differences = ""  # released: folder of stored maps <id>.npz
     c.data.root = "."  # folder that the paths in data.val count from
     c.data.val = ""  # list: '<photo> <label>' a line, evaluated as it trains; "" for none

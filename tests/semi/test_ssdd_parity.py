@@ -188,13 +188,14 @@ def test_padding_teaches_nothing():
 
 
 def test_the_crf_inside_the_step_is_the_host_one():
-    """D1 with a bias that always takes the advice: the CRF's labels, by the compiled step's CRF."""
+    """Its labels are those of the lattice on the photo's classes, and not the head's own."""
     config, rng = load_config(), np.random.default_rng(0)
     logits = rng.normal(0, 2, (2, 16, 16, CLASSES)).astype(np.float32)
     batch = make_batch(3, side=64)
     crf = ssdd.in_loop_crf(config.ssdd)
     energy = difference.present_energy(jnp.asarray(logits), jnp.asarray(batch["tags"]))
     got = np.asarray(jax.jit(crf)(energy, batch["photo"])).argmax(-1)
+    own = np.asarray(difference.present_labels(jnp.asarray(logits), jnp.asarray(batch["tags"])))
     for row in range(2):
         there = np.append(0, np.flatnonzero(batch["tags"][row]) + 1)
         scores = np.exp(logits[row][..., there])
@@ -202,7 +203,7 @@ def test_the_crf_inside_the_step_is_the_host_one():
         alone = dense_crf.infer(dense_crf.scores_to_unary(scores), batch["photo"][row],
                                 dense_crf.PRESETS["ssdd_loop"])
         assert (got[row] == there[alone.argmax(-1)]).mean() > 0.99
-        assert (got[row] != logits[row].argmax(-1)).any()
+        assert (got[row] != own[row]).mean() > 0.05
     wide = ssdd.in_loop_crf(load_config(crf_shrink=4.0).ssdd).keywords["how"]
     assert [k.sxy for k in wide.kernels] == [0.75, 20] and wide.iterations == 3
     with pytest.raises(ValueError, match="config.ssdd.crf_shrink is 0"):
