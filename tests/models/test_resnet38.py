@@ -269,22 +269,28 @@ def test_mxnet_names_map_to_the_same_network():
             layer = f"{start}{place}_{layer.split('_')[1]}"
         arrays[f"{top}{layer}_{word}"] = value
     back = resnet38.from_mxnet(arrays)
+    flat = resnet38.from_torch(back)
+    assert flat.keys() == resnet38.from_torch(tensors).keys()
     assert back.keys() == tensors.keys()
     assert all(back[name] is tensors[name] for name in tensors)
     with pytest.raises(ValueError, match="conv0_weight: no array of a ResNet-38"):
         resnet38.from_mxnet({"arg:conv0_weight": np.zeros(3)})
 
 
-def test_the_registry_loads_public_weights_into_a_classifier(tmp_path, monkeypatch):
-    """A state dict with another head: the encoder takes its part, the new head stays."""
+@pytest.mark.parametrize("file", ["r38.npz", "r38.safetensors"])
+def test_the_registry_loads_public_weights_into_a_classifier(tmp_path, monkeypatch, file):
+    """A state dict with another head, or our names as configs/refine_voc_affinity.py saves them:
+    the encoder takes its part, the new head stays."""
     import ml_collections
 
     monkeypatch.setitem(registry.ENCODERS, "resnet38", registry.Encoder(
         lambda _, dtype: resnet38.ResNet38(width=THIN, dtype=dtype), resnet38.from_torch))
     model = torch_network(THIN, "classifier")
     np.savez(tmp_path / "r38.npz", **state_dict(model))
+    flat = resnet38.from_torch(state_dict(model))
+    weights.save(tmp_path / "r38.safetensors", weights.under("backbone", flat))
     config = ml_collections.ConfigDict({
-        "encoder": "resnet38", "encoder_weights": str(tmp_path / "r38.npz"), "dropout": 0.0,
+        "encoder": "resnet38", "encoder_weights": str(tmp_path / file), "dropout": 0.0,
         "freeze_encoder": False, "dtype": "float32"})
     net = registry.build_classifier(config, 20)
     image = np.random.default_rng(4).standard_normal((1, 20, 31, 3)).astype(np.float32)

@@ -1,6 +1,7 @@
 """Confidences and labels of AffinityNet: the rules one by one, crops, files, bad input."""
 
 import doctest
+import os
 
 import numpy as np
 import pytest
@@ -114,8 +115,8 @@ def folder(tmp_path):
 
 
 def write(folder, **options):
-    return affinity_data.write_confidences(
-        cams=folder / "cams", images=folder / "photos", out=folder / "out", **options)
+    return affinity_data.write_confidences(**{
+        "cams": folder / "cams", "images": folder / "photos", "out": folder / "out"} | options)
 
 
 def test_files_hold_the_crf_at_both_powers(folder):
@@ -142,19 +143,45 @@ def test_whole_files_stay_and_broken_ones_are_made_again(folder, monkeypatch):
     broken.write_bytes(bytes_before[: len(bytes_before) // 2])
     asked = []
     infer_many = crf.infer_many
-    monkeypatch.setattr(crf, "infer_many", lambda *a: asked.append(1) or infer_many(*a))
+    monkeypatch.setattr(crf, "infer_many", lambda *a, **k: asked.append(1) or infer_many(*a, **k))
     write(folder)
     assert kept.stat().st_mtime_ns == before and len(asked) == 1
     assert broken.read_bytes() == bytes_before
+
+
+def make_older(path):
+    """As if the file had been written an hour earlier."""
+    now = path.stat().st_mtime_ns
+    os.utime(path, ns=(now - 3600 * 10**9,) * 2)
+
+
+@pytest.mark.parametrize("changed", ["cams/b.npz", "photos/b.png"])
+def test_files_older_than_what_they_are_made_from_are_made_again(folder, changed):
+    write(folder)
+    made = {name: folder / f"out/{name}.npz" for name in ("low/a", "high/a", "low/b", "high/b")}
+    before = {name: path.read_bytes() for name, path in made.items()}
+    for path in (*made.values(), *folder.glob("cams/*"), *folder.glob("photos/*")):
+        make_older(path)
+    if changed.startswith("cams"):
+        cam_file.write(folder / changed, [3], np.full((1, 24, 32), 0.5), (24, 32))
+    else:
+        Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(folder / changed)
+    write(folder)
+    after = {name: path.read_bytes() for name, path in made.items()}
+    assert [name for name in made if after[name] != before[name]] == ["low/b", "high/b"]
 
 
 def test_files_made_with_something_else_are_not_mixed(folder):
     write(folder, ids=["a"])
     with pytest.raises(ValueError, match="made with another high_alpha"):
         write(folder, high_alpha=24)
-    (folder / "cams/cam.json").write_text('{"weights": "other"}')
+    (folder / "cams").rename(folder / "others")
     with pytest.raises(ValueError, match="made with another cams"):
-        write(folder)
+        write(folder, cams=folder / "others")
+    (folder / "list.txt").write_text("photos/a.png\nphotos/b.png\nphotos/c.png\n")
+    (folder / "others").rename(folder / "cams")
+    with pytest.raises(ValueError, match="made with another images"):
+        write(folder, images=folder / "list.txt")
 
 
 def break_file(folder, kind):
@@ -187,12 +214,32 @@ def test_bad_input_is_one_line_that_names_it(folder, kind, complaint):
 
 @pytest.mark.parametrize("options, complaint", [
     ({"ids": ["a", "z"]}, r"cams: has no 'z' \(1 of 2 ids missing\)"),
-    ({"low_alpha": 40}, "low_alpha=40, high_alpha=32.0: want two powers"),
-    ({"low_alpha": 0}, "low_alpha=0"),
+    ({"low_alpha": 40}, "--low_alpha=40, --high_alpha=32.0: want two finite numbers"),
+    ({"low_alpha": 0}, "--low_alpha=0,"),
+    ({"low_alpha": float("nan")}, "--low_alpha=nan,"),
+    ({"high_alpha": float("nan")}, "--high_alpha=nan:"),
+    ({"high_alpha": float("inf")}, "--high_alpha=inf:"),
+    ({"low_alpha": float("inf"), "high_alpha": float("inf")}, "--low_alpha=inf,"),
+    ({"memory_gb": 0}, "--memory_gb=0: want a finite number above 0"),
+    ({"memory_gb": 1e-4}, "a.png: the CRF of 24 x 32 pixels needs 0.00 GB, .*; scale it down"),
 ])
 def test_bad_arguments_are_named(folder, options, complaint):
     with pytest.raises(ValueError, match=complaint):
         write(folder, **options)
+
+
+def test_confidences_that_lack_a_half_are_named_before_training(folder):
+    write(folder)
+    (folder / "out/high/b.npz").unlink()
+    with pytest.raises(ValueError, match=r"high/b.npz: no such file \(1 of 3 missing\); write"):
+        affinity_data.Source(folder / "out", folder / "photos")
+
+
+def test_confidences_without_a_class_are_named(folder):
+    write(folder)
+    cam_file.write(folder / "out/low/b.npz", [], np.zeros((0, 24, 32)), (24, 32))
+    with pytest.raises(ValueError, match=r"low/b.npz: maps of \(24, 32\) for classes \[\]; want"):
+        affinity_data.Source(folder / "out", folder / "photos")[1]
 
 
 def test_missing_photos_and_folders_are_named(folder):

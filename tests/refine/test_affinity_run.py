@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -20,6 +21,7 @@ CONFIG = ROOT / "configs/refine_voc_affinity.py"
 SMALL = {  # an encoder that compiles in seconds, with taps at strides 8, 16 and 8
     "model.encoder": "small_cnn", "data.crop": "72", "data.workers": "0", "device_batch": "1",
     "total_steps": "2", "log_steps": "1", "save_steps": "1",
+    "infer.multiple": "8",
     "optim.groups": "(('^head/', 10., 1.), ('.*', 1., 1.))",
 }
 SIZES = {"a": (40, 61), "b": (72, 64), "c": (33, 60), "d": (40, 61), "e": (1, 1), "f": (64, 64)}
@@ -89,7 +91,7 @@ def test_label_maps_are_the_argmax_of_the_walk(trained, config, tmp_path, border
             assert (got == 0).all() and scores.classes.tolist() == [0] and (scores.cam == 1).all()
             continue
         cam = cam_file.read(trained / "cams" / f"{name}.npz").cam.astype(np.float32)
-        maps = np.concatenate([(1 - cam.max(0, keepdims=True)) ** 16, cam])
+        maps = np.concatenate([(1 - cam.max(0, keepdims=True)) ** config.infer.alpha, cam])
         padded = np.zeros((3, -(-h // 8) * 8, -(-w // 8) * 8), np.float32)
         padded[:, :h, :w] = maps
         grid = padded.reshape(3, padded.shape[1] // 8, 8, -1, 8).mean((2, 4))
@@ -128,6 +130,42 @@ def test_what_is_there_is_kept_and_other_settings_are_refused(trained, config, t
         run(trained, config, tmp_path, border="psa")
 
 
+@pytest.mark.parametrize("changed", ["cams/a.npz", "photos/a.png"])
+def test_results_older_than_what_they_are_made_from_are_made_again(trained, config, tmp_path,
+                                                                   changed):
+    inputs = tmp_path / "in"
+    for name in ("cams/a.npz", "photos/a.png"):
+        (inputs / name).parent.mkdir(parents=True)
+        shutil.copy(trained / name, inputs / name)
+    options = {"cams": inputs / "cams", "images": inputs / "photos"}
+    run(trained, config, tmp_path / "out", **options)
+    result = tmp_path / "out/a.png"
+    whole = result.read_bytes()
+    result.write_bytes(b"mine")
+    run(trained, config, tmp_path / "out", **options)
+    assert result.read_bytes() == b"mine"
+    later = result.stat().st_mtime_ns + 10**9
+    os.utime(inputs / changed, ns=(later, later))
+    run(trained, config, tmp_path / "out", **options)
+    assert result.read_bytes() == whole
+
+
+def test_a_config_of_another_method_is_named(trained, tmp_path):
+    for path, method in (("refine_voc_ssdd_static", "'ssdd_static'"), ("quickstart", "None")):
+        config = configs.load(f"{ROOT}/configs/{path}.py")
+        complaint = f"config.method is {method}; want 'affinity'"
+        with pytest.raises(ValueError, match=complaint) as caught:
+            run(trained, config, tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_try_with_wrong_weights_leaves_the_folder_free(trained, config, tmp_path):
+    cam_file.write(tmp_path / "wrong.npz", [1], np.ones((1, 2, 2)), (2, 2))
+    with pytest.raises(ValueError, match="wrong.npz"):
+        run(trained, config, tmp_path / "out", weights=tmp_path / "wrong.npz")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("options, complaint", [
     ({"save": ("label",)}, "--save 'label' is unknown; did you mean 'labels'"),
     ({"border": "psb"}, "config.infer.border 'psb' is unknown; did you mean 'psa'"),
@@ -155,7 +193,8 @@ def test_a_cam_file_of_another_photo_is_named(trained, config, tmp_path):
 
 @pytest.mark.parametrize("name, value, complaint", [
     ("infer.multiple", "12", "config.infer.multiple=12: want a multiple of 8"),
-    ("infer.beta", "0", "config.infer.beta=0.0: want a number above 0"),
+    ("infer.beta", "0", "config.infer.beta=0.0: want a finite number above 0"),
+    ("infer.alpha", "inf", "config.infer.alpha=inf: want a finite number above 0"),
     ("infer.border", "open", "config.infer.border 'open' is unknown"),
 ])
 def test_fields_without_a_meaning_are_named(name, value, complaint):

@@ -61,8 +61,14 @@ def test_known_values(border, steps):
 
 
 @pytest.mark.parametrize("border, count", [("psa", 680), ("inside", 2364)])
-def test_the_table_is_about_as_many_pairs_as_it_says(border, count):
-    assert len(list(edges(9, 12, border))) == count
+def test_the_pairs_are_those_of_a_plain_search(border, count):
+    """On a padded grid, as the walk sees it."""
+    features = np.zeros((16, 16, 1), np.float32)
+    found = random_walk._affinities(features, np.int32([9, 12]), 8.0, border == "psa")
+    offsets = random_walk.OFFSETS
+    got = [(y * 12 + x, (y + offsets[n][0]) * 12 + x + offsets[n][1])
+           for n, y, x in np.argwhere(found)]
+    assert len(got) == count and set(got) == set(edges(9, 12, border))
 
 
 @pytest.mark.parametrize("border", random_walk.BORDERS)

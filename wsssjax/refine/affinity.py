@@ -15,6 +15,7 @@ and hand them to it.
 from __future__ import annotations
 
 import functools
+import math
 import pathlib
 import threading
 from typing import Any, NamedTuple
@@ -126,20 +127,19 @@ def train_step(before: TrainState, batch: dict, key: jax.Array, *, model: Any,
     """(state, metrics) after one step on one device.
 
     batch: image, label at stride 8.  A part of the loss is the sum over its pairs on all devices by
-    their number on all devices: each device minimises (number of devices) * (its own sum) / (that
-    number), and gradients are averaged. So the step is the one on the whole batch, however the
-    pairs lie (as in the published code, which gathers the outputs of its GPUs).
+    their number on all devices: each device divides its own sum by the mean number a device, and
+    gradients are averaged. So the step is the one on the whole batch, however the pairs lie (as in
+    the published code, which gathers the outputs of its GPUs).
     """
     (drop_key,) = jax.random.split(parallel.device_key(key), 1)
     kinds = pairs.kinds(batch["label"])
-    counts = parallel.sum(pair_counts(kinds))
-    devices = parallel.sum(jnp.ones(()))
+    counts = parallel.mean(pair_counts(kinds))
 
     def loss_fn(params):
         features_bpqd, _ = model.apply({**before.extra, "params": params}, batch["image"],
                                        train=True, rngs={"dropout": drop_key})
         sums, _ = pair_losses(features_bpqd, kinds)
-        return _joined(devices * sums, counts)
+        return _joined(sums, counts)
 
     (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(before.params)
     changes, opt = update.update(parallel.mean(grads), before.opt, before.params)
@@ -154,8 +154,8 @@ def _check(config) -> None:
     if infer.multiple < STRIDE or infer.multiple % STRIDE:
         raise ValueError(f"config.infer.multiple={infer.multiple}: want a multiple of {STRIDE}")
     for name in ("alpha", "beta", "steps"):
-        if not infer[name] > 0:
-            raise ValueError(f"config.infer.{name}={infer[name]}: want a number above 0")
+        if not (infer[name] > 0 and math.isfinite(infer[name])):
+            raise ValueError(f"config.infer.{name}={infer[name]}: want a finite number above 0")
 
 
 # ---- label maps --------------------------------------------------------------------------------
@@ -182,8 +182,13 @@ def run(*, cams, images, config, weights, out, ids=None, classes: str = "voc",
     network.  weights: what training exported, or the published state dict as .safetensors or .npz.
     ids: list file or ids; None: all of `cams`.  save: of "labels" and "scores" (CAM files with the
     background first, for a CRF to follow).  border: "inside" or "psa"; None: config.infer.border.
-    Files that are there already are kept, and refused if they were made with something else.
+    Files that are newer than their CAM file and photo are kept, and refused if they were made with
+    something else.
     """
+    method = config.method if "method" in config else None
+    if method != "affinity":
+        raise ValueError(f"config.method is {method!r}; want 'affinity', as in "
+                         "configs/refine_voc_affinity.py")
     for name in save:
         configs.choose(SUFFIXES, name, "--save")
     config = config.copy_and_resolve_references()
@@ -194,21 +199,23 @@ def run(*, cams, images, config, weights, out, ids=None, classes: str = "voc",
     paths = files.photo_paths(images)
     names = affinity_data.cam_ids(cams, paths, ids)
     class_names = need_background(read_class_names(classes), "refine")
-    _claim(pathlib.Path(out), config, weights, cams, class_names)
-    work = Work(pathlib.Path(cams), paths, pathlib.Path(out), trained(config, weights), config,
-                len(class_names), tuple(save))
+    features = trained(config, weights)  # before the folder is claimed for them
+    _claim(pathlib.Path(out), config, weights, class_names, {"cams": cams, "images": images})
+    work = Work(pathlib.Path(cams), paths, pathlib.Path(out), features, config, len(class_names),
+                tuple(save))
     for _ in threads.each(functools.partial(_refine_one, work), names, label, chunk=1):
         pass
     return names
 
 
 def _refine_one(work: Work, name: str) -> None:
-    """Writes the files of one photo, unless they are there."""
+    """Writes the files of one photo, unless they are there and newer than what they are of."""
     targets = {kind: work.out / f"{name}{SUFFIXES[kind]}" for kind in work.save}
-    if all(path.exists() for path in targets.values()):
+    path = work.cams / f"{name}.npz"
+    if files.newer(targets.values(), [path, work.paths[name]]):
         return
     photo_hw3 = photos.read_photo(work.paths[name])
-    size, path = photo_hw3.shape[:2], work.cams / f"{name}.npz"
+    size = photo_hw3.shape[:2]
     present, cam_mhw = affinity_data.read_maps(path, size)
     if len(present) and present[-1] >= work.classes:
         raise ValueError(f"{path}: a map of class {present[-1]}; want 1..{work.classes - 1} (is "
@@ -260,10 +267,10 @@ def trained(config: Any, weights) -> Any:
     return features
 
 
-def _claim(out, config, weights, cams, class_names) -> None:
+def _claim(out, config, weights, class_names, sources: dict) -> None:
     """Writes down what the folder's files are made with, or refuses a folder made otherwise."""
     plain = configs.to_dict(config)
     files.claim(out / SETTINGS, {
         "model": plain["model"], "infer": plain["infer"], "classes": list(class_names),
         "colours": [plain["data"]["mean"], plain["data"]["std"]],
-        "weights": weight_files.fingerprint(weights), "cams": affinity_data.cam_origin(cams)})
+        "weights": weight_files.fingerprint(weights), **affinity_data.resolved(sources)})

@@ -9,6 +9,7 @@ that; all else is ignored.
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 import zipfile
 
@@ -22,6 +23,7 @@ from wsssjax.refine.random_walk import STRIDE, block_means, with_background
 
 HALVES = ("low", "high")  # folders of a set of confidences, each full of CAM files
 SETTINGS = "confidences.json"  # beside them: what they were made with
+THREADS = 4  # at most: each may take the memory allowed for one photo
 EMPTY = 1e-5  # a pixel whose every probability is below lies outside the photo
 
 
@@ -68,19 +70,20 @@ def cam_ids(cams, paths: dict[str, pathlib.Path], ids) -> list[str]:
     return names
 
 
-def cam_origin(cams) -> list[str]:
-    """What tells one set of CAM files from another: the hashes of the notes beside them."""
-    return [files.hash_file(path) for path in sorted(pathlib.Path(cams).glob("*.json"))]
+def resolved(sources: dict) -> dict[str, str]:
+    """The folders (or lists) that files are made from, as their note names them."""
+    return {name: str(pathlib.Path(path).resolve()) for name, path in sources.items()}
 
 
 # ---- confidences -------------------------------------------------------------------------------
 
 
 def confidences(cam_mhw, photo_hw3, *, low_alpha: float = 4.0, high_alpha: float = 32.0,
-                preset=None):
+                preset=None, memory: int | None = None):
     """Probabilities of background and classes at low and high alpha, float32 [2, 1 + m, h, w].
 
-    cam_mhw: float [m, h, w], 0..1.  photo_hw3: uint8.  preset: of core.crf, default "psa". The
+    cam_mhw: float [m, h, w], 0..1.  photo_hw3: uint8.  preset: of core.crf, default "psa".
+    memory: bytes the CRF may take, None: no limit; crf.TooLarge where it would need more. The
     scores are not normalised before the CRF.
 
     >>> flat = np.zeros((6, 6, 3), np.uint8)
@@ -92,40 +95,52 @@ def confidences(cam_mhw, photo_hw3, *, low_alpha: float = 4.0, high_alpha: float
     if not len(cam_mhw):  # nothing but background
         return np.ones((2, *scores[0].shape), np.float32)
     unaries = [crf.scores_to_unary(np.ascontiguousarray(s.transpose(1, 2, 0))) for s in scores]
-    found = crf.infer_many(unaries, photo_hw3, crf.PRESETS["psa"] if preset is None else preset)
+    found = crf.infer_many(unaries, photo_hw3, crf.PRESETS["psa"] if preset is None else preset,
+                           memory=memory)
     return np.stack([np.asarray(q_hwk, np.float32).transpose(2, 0, 1) for q_hwk in found])
 
 
 def write_confidences(*, cams, images, out, ids=None, low_alpha: float = 4.0,
-                      high_alpha: float = 32.0, label: str = "confidences") -> list[str]:
+                      high_alpha: float = 32.0, memory_gb: float = 4.0,
+                      label: str = "confidences") -> list[str]:
     """Ids of the photos whose `<out>/low/<id>.npz` and `<out>/high/<id>.npz` are now there.
 
     cams: folder of CAM files.  images: folder or list of photos.  ids: list file or ids; None: all
-    of `cams`.  high_alpha: 32 as in the published code, 24 in the paper.  Both files are CAM files
-    with the background first. Files that are there and whole are kept, and refused if they were
-    made with something else.
+    of `cams`.  high_alpha: 32 as in the published code, 24 in the paper.  memory_gb: of the CRF of
+    one photo, of which as many as there are cores, at most four, are in work; one that needs more
+    is an error.  Both files are CAM files with the background first. Files that are whole and newer
+    than their CAM file and photo are kept, and refused if they were made with something else.
     """
-    if not 0 < low_alpha <= high_alpha:
-        raise ValueError(f"low_alpha={low_alpha}, high_alpha={high_alpha}: want two powers, the "
-                         "low one above 0 and not above the high one")
+    if not (0 < low_alpha <= high_alpha and math.isfinite(high_alpha)):
+        raise ValueError(f"--low_alpha={low_alpha}, --high_alpha={high_alpha}: want two "
+                         "finite numbers, the low one above 0 and not above the high one")
+    if not (memory_gb > 0 and math.isfinite(memory_gb)):
+        raise ValueError(f"--memory_gb={memory_gb}: want a finite number above 0")
     paths = files.photo_paths(images)
     names = cam_ids(cams, paths, ids)
     cams, out = pathlib.Path(cams), pathlib.Path(out)
     files.claim(out / SETTINGS, {"low_alpha": float(low_alpha), "high_alpha": float(high_alpha),
-                                 "crf": "psa", "cams": cam_origin(cams)})
+                                 "crf": "psa", **resolved({"cams": cams, "images": images})})
 
     def one(name):
         targets = [out / half / f"{name}.npz" for half in HALVES]
-        if all(_is_whole(path) for path in targets):
+        made_from = cams / f"{name}.npz"
+        if files.newer(targets, [made_from, paths[name]]) and all(map(_is_whole, targets)):
             return
         photo_hw3 = photos.read_photo(paths[name])
         size = photo_hw3.shape[:2]
-        classes, cam_mhw = read_maps(cams / f"{name}.npz", size)
-        found = confidences(cam_mhw, photo_hw3, low_alpha=low_alpha, high_alpha=high_alpha)
+        classes, cam_mhw = read_maps(made_from, size)
+        try:
+            found = confidences(cam_mhw, photo_hw3, low_alpha=low_alpha, high_alpha=high_alpha,
+                                memory=int(memory_gb * 1e9))
+        except crf.TooLarge as error:
+            raise ValueError(f"{paths[name]}: {error}; scale it down, with its CAM file"
+                             ) from None
         for path, q_khw in zip(targets, found, strict=True):
             cam_file.write(path, [BACKGROUND, *classes], q_khw.clip(0, 1), size)
 
-    for _ in threads.each(one, names, label, chunk=1):
+    workers = min(threads.usable_cores(), THREADS)
+    for _ in threads.each(one, names, label, threads=workers, chunk=1):
         pass
     return names
 
@@ -174,6 +189,11 @@ class Source:
             raise ValueError(f"config.data.confidences={str(confidences_folder)!r}: want a folder "
                              "that write_confidences filled, with low/ and high/ in it")
         self.ids = tuple(cam_ids(self.folder / HALVES[0], self.paths, ids or None))
+        other = self.folder / HALVES[1]
+        missing = [name for name in self.ids if not (other / f"{name}.npz").is_file()]
+        if missing:
+            raise ValueError(f"{other / missing[0]}.npz: no such file ({len(missing)} of "
+                             f"{len(self.ids)} missing); write the confidences again")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -184,9 +204,10 @@ class Source:
         for half in HALVES:
             path = self.folder / half / f"{name}.npz"
             found = cam_file.read(path)
-            if found.cam.shape[1:] != example["image"].shape[:2] or found.classes[:1] != [0]:
-                raise ValueError(f"{path}: maps of {found.cam.shape[1:]} for classes "
-                                 f"{found.classes.tolist()}; want background first and the size of "
+            size, classes = found.cam.shape[1:], found.classes.tolist()
+            if size != example["image"].shape[:2] or classes[:1] != [BACKGROUND]:
+                raise ValueError(f"{path}: maps of {size} for classes {classes}; want "
+                                 "background first and the size of "
                                  f"{self.paths[name]}; write the confidences again")
             example[half] = found.cam
         if example["low"].shape != example["high"].shape:
