@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -39,3 +41,24 @@ def each(function: Callable[[A], B], items: Sequence[A], label: str = "", *,
     finally:
         # After an error nobody wants the thousands of items still queued.
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Budget:
+    """Bytes that several threads share: `taken(bytes)` waits until they are free."""
+
+    def __init__(self, total: int):
+        self.total = self._free = total
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, count: int):
+        count = min(count, self.total)  # what is larger than all runs alone
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= count)
+            self._free -= count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += count
+                self._changed.notify_all()

@@ -24,7 +24,7 @@ NEEDS = {
 }
 OPTIONS = {
     "crf": ("preset", "iterations", "gt_prob", "alpha", "scope", "save", "device", "memory_gb"),
-    "confidences": ("low_alpha", "high_alpha"),
+    "confidences": ("low_alpha", "high_alpha", "memory_gb"),
     "affinity": ("save", "border"),
     "sam": ("merge", "coverage", "keep_uncovered", "area_cap", "explain", "report", "images"),
     "difference": ("tags", "bias", "background_bias", "maps"),
@@ -123,7 +123,8 @@ def parser() -> argparse.ArgumentParser:
     p.argument_default = argparse.SUPPRESS
     add = p.add_argument
     add("--method", required=True, help=f"one of: {', '.join(METHODS)}")
-    add("--labels", metavar="D", help="folder of label maps; difference: the knowledge")
+    add("--labels", metavar="D", help="folder of label maps; difference: the knowledge, as "
+        "scores (.npz) where there are some")
     add("--cams", metavar="D", help="folder of CAM files (crf, confidences, affinity)")
     add("--images", metavar="I", help="folder or list of photos; sam needs none")
     add("--ids", metavar="LIST", help="text file, one id a line (default: all of the input)")
@@ -132,6 +133,8 @@ def parser() -> argparse.ArgumentParser:
     add("--out", required=True, metavar="O", help="folder for the results")
     add("--save", help="crf, affinity: labels (default), scores (CAM files with the background "
         "first), or labels,scores")
+    add("--memory_gb", type=float, help="crf, confidences: of all photos in work; one that needs "
+        "more is an error (default 4)")
     add("--config", help="affinity, difference: the config that trained the network; "
         "--config.a.b=v changes a field")
     add("--weights", metavar="W", help="affinity, difference: its exported weights, or their "
@@ -161,8 +164,6 @@ def _crf_flags(add) -> None:
     add("--alpha", type=float, help="with --cams: power of the background (16)")
     add("--scope", help="with --labels: all classes in the CRF (default), or those present")
     add("--device", help="host (default; Numba, a photo a core) or jax, the default device")
-    add("--memory_gb", type=float, help="of all photos in work; one that needs more is an error "
-        "(default 4)")
 
 
 def _sam_flags(add) -> None:

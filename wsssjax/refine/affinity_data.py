@@ -23,7 +23,6 @@ from wsssjax.refine.random_walk import STRIDE, block_means, with_background
 
 HALVES = ("low", "high")  # folders of a set of confidences, each full of CAM files
 SETTINGS = "confidences.json"  # beside them: what they were made with
-THREADS = 4  # at most: each may take the memory allowed for one photo
 EMPTY = 1e-5  # a pixel whose every probability is below lies outside the photo
 
 
@@ -107,9 +106,9 @@ def write_confidences(*, cams, images, out, ids=None, low_alpha: float = 4.0,
 
     cams: folder of CAM files.  images: folder or list of photos.  ids: list file or ids; None: all
     of `cams`.  high_alpha: 32 as in the published code, 24 in the paper.  memory_gb: of the CRF of
-    one photo, of which as many as there are cores, at most four, are in work; one that needs more
-    is an error.  Both files are CAM files with the background first. Files that are whole and newer
-    than their CAM file and photo are kept, and refused if they were made with something else.
+    all photos in work, see `refine.crf.run`; one that alone needs more is an error.  Both files
+    are CAM files with the background first. Files that are whole and newer than their CAM file and
+    photo are kept, and refused if they were made with something else.
     """
     if not (0 < low_alpha <= high_alpha and math.isfinite(high_alpha)):
         raise ValueError(f"--low_alpha={low_alpha}, --high_alpha={high_alpha}: want two "
@@ -122,6 +121,8 @@ def write_confidences(*, cams, images, out, ids=None, low_alpha: float = 4.0,
     files.claim(out / SETTINGS, {"low_alpha": float(low_alpha), "high_alpha": float(high_alpha),
                                  "crf": "psa", **resolved({"cams": cams, "images": images})})
 
+    budget = threads.Budget(int(memory_gb * 1e9))
+
     def one(name):
         targets = [out / half / f"{name}.npz" for half in HALVES]
         made_from = cams / f"{name}.npz"
@@ -130,17 +131,19 @@ def write_confidences(*, cams, images, out, ids=None, low_alpha: float = 4.0,
         photo_hw3 = photos.read_photo(paths[name])
         size = photo_hw3.shape[:2]
         classes, cam_mhw = read_maps(made_from, size)
+        pixels = size[0] * size[1]
+        needed = crf.needs(pixels, len(classes) + 1, crf.PRESETS["psa"], vertices=pixels)
         try:
-            found = confidences(cam_mhw, photo_hw3, low_alpha=low_alpha, high_alpha=high_alpha,
-                                memory=int(memory_gb * 1e9))
+            with budget.taken(needed):
+                found = confidences(cam_mhw, photo_hw3, low_alpha=low_alpha,
+                                    high_alpha=high_alpha, memory=budget.total)
         except crf.TooLarge as error:
             raise ValueError(f"{paths[name]}: {error}; scale it down, with its CAM file"
                              ) from None
         for path, q_khw in zip(targets, found, strict=True):
             cam_file.write(path, [BACKGROUND, *classes], q_khw.clip(0, 1), size)
 
-    workers = min(threads.usable_cores(), THREADS)
-    for _ in threads.each(one, names, label, threads=workers, chunk=1):
+    for _ in threads.each(one, names, label, chunk=1):
         pass
     return names
 

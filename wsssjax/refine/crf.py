@@ -12,10 +12,8 @@ Photos are taken at their own size, without normalisation; the result is the mos
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import pathlib
-import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -122,27 +120,6 @@ def settings(kind: str, preset: str | None = None, *, iterations: int | None = N
     return Settings(kind, name, how, alpha, scope)
 
 
-class Budget:
-    """Bytes that several threads share: `taken(bytes)` waits until they are free."""
-
-    def __init__(self, total: int):
-        self.total = self._free = total
-        self._changed = threading.Condition()
-
-    @contextlib.contextmanager
-    def taken(self, count: int):
-        count = min(count, self.total)  # what is larger than all runs alone
-        with self._changed:
-            self._changed.wait_for(lambda: self._free >= count)
-            self._free -= count
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += count
-                self._changed.notify_all()
-
-
 def run(*, images: str, out: str, ids: list[str], num_classes: int, labels: str | None = None,
         cams: str | None = None, save: tuple[str, ...] = ("labels",), device: str = "host",
         memory_gb: float | None = None, label: str = "crf", **options) -> None:
@@ -170,7 +147,7 @@ def run(*, images: str, out: str, ids: list[str], num_classes: int, labels: str 
         "kind": asked.kind, "preset": asked.preset, "iterations": asked.how.iterations,
         "gt_prob": asked.how.gt_prob, "alpha": asked.alpha, "scope": asked.scope,
         "classes": num_classes})
-    budget = Budget(int((memory_gb or MEMORY_GB) * 1e9))
+    budget = threads.Budget(int((memory_gb or MEMORY_GB) * 1e9))
     infer = crf.infer_compiled if device == "jax" else functools.partial(crf.infer,
                                                                          memory=budget.total)
 
