@@ -148,7 +148,7 @@ def test_another_setting_is_refused_and_loses_nothing(whole):
     results = (workdir / "results.json").read_bytes()
     code, _, err = finish(workdir, "--config.merge.merge=max_iou")
     assert code == 1 and len(err.strip().splitlines()) == 1
-    assert "labels_b_plus" in err and "--redo=labels_b_plus" in err
+    assert "labels_b_sam" in err and "--redo=labels_b_sam" in err
     assert (workdir / "results.json").read_bytes() == results
 
 

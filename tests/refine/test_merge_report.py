@@ -98,8 +98,9 @@ def test_explain_names_mask_class_and_test(folders):
     assert told["masks"][0]["shared"] == {"cat": {"pixels": 4, "of_mask": 0.6667, "of_class": 1.0}}
     assert told["masks"][1]["shared"]["dog"] == {"pixels": 2, "of_mask": 1.0, "of_class": 0.6667}
     assert label_map.folder_ids(folders / "out") == list("abcd")  # the label folder stays one
-    run(folders, explain=True)  # without the cap the whole image goes to the first class
-    last = json.loads((folders / "out" / "explain" / "a.json").read_text())["masks"][3]
+    # Without the cap the whole image goes to the first class.
+    run(folders, explain=True, out=str(folders / "no_cap"))
+    last = json.loads((folders / "no_cap" / "explain" / "a.json").read_text())["masks"][3]
     assert (last["claimed_by"], last["test"]) == ("cat", "holds")
 
 
