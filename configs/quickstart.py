@@ -48,7 +48,7 @@ def get_config(arg=""):
     c.proposals.max_part = 0.9           # of the photo, largest region
     c.proposals.merges = 0               # further joins of similar neighbours, each one more mask
 
-    # What is done to the labels of B, in this order; see LINKS of wsssjax/steps.py. Here a CRF makes
+    # What is done to the labels of B, in this order: LINKS of wsssjax/steps.py. Here a CRF makes
     # better labels (45.0 instead of 41.0 mIoU) but misses more of the objects, and the segmenter
     # learns that (31.1 instead of 37.5); on real photos it helps both. `:tiny` tries all links.
     c.refine = ("sam", "crf") if tiny else ("sam",)
