@@ -118,13 +118,7 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        width = (x.shape[-1],)
-        stored = {name: self.variable("batch_stats", name, fill, width).value for name, fill in (
-            ("scale", jnp.ones), ("bias", jnp.zeros), ("mean", jnp.zeros), ("var", jnp.ones))}
-        scale = stored["scale"] * lax.rsqrt(stored["var"] + _EPSILON)
-        shift = stored["bias"] - stored["mean"] * scale
-        shape = (1,) * (x.ndim - 1) + width
-        return x * scale.astype(x.dtype).reshape(shape) + shift.astype(x.dtype).reshape(shape)
+        return layers.stored_norm(self, x, _EPSILON)
 
 
 class ConvNorm(nn.Module):

@@ -93,6 +93,23 @@ def _gelu_forward(x):
 gelu.defvjp(_gelu_forward, lambda slope, grad: (slope * grad,))
 
 
+# ---- norms --------------------------------------------------------------------------------------
+
+
+def stored_norm(module: nn.Module, x, epsilon: float):
+    """x after a batch norm on the stored statistics of `module`, over the last axis.
+
+    Scale, bias, mean and variance all lie in `batch_stats`: nothing of it learns.
+    """
+    width = (x.shape[-1],)
+    stored = {name: module.variable("batch_stats", name, fill, width).value for name, fill in (
+        ("scale", jnp.ones), ("bias", jnp.zeros), ("mean", jnp.zeros), ("var", jnp.ones))}
+    scale_d = stored["scale"] * lax.rsqrt(stored["var"] + epsilon)
+    shift_d = stored["bias"] - stored["mean"] * scale_d
+    shape = (1,) * (x.ndim - 1) + width
+    return x * scale_d.astype(x.dtype).reshape(shape) + shift_d.astype(x.dtype).reshape(shape)
+
+
 # ---- convolutions ------------------------------------------------------------------------------
 
 

@@ -56,14 +56,7 @@ class FrozenNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x_bhwd):
-        width = (x_bhwd.shape[-1],)
-        stored = {name: self.variable("batch_stats", name, fill, width).value for name, fill in (
-            ("scale", jnp.ones), ("bias", jnp.zeros), ("mean", jnp.zeros), ("var", jnp.ones))}
-        scale_d = stored["scale"] * lax.rsqrt(stored["var"] + _EPSILON)
-        shift_d = stored["bias"] - stored["mean"] * scale_d
-        dtype = x_bhwd.dtype
-        return nn.relu(x_bhwd * layers.on_channels(scale_d, dtype)
-                       + layers.on_channels(shift_d, dtype))
+        return nn.relu(layers.stored_norm(self, x_bhwd, _EPSILON))
 
 
 class Conv(nn.Module):
