@@ -72,11 +72,16 @@ def get_config(arg=""):
         (".*", 1.0, 1.0),
     )
 
-    c.infer = ml_collections.ConfigDict()
+    c.infer = ml_collections.ConfigDict()  # all fields are told in wsssjax/cam/infer.py
     c.infer.scales = (0.5, 1.0, 1.5, 2.0)
     c.infer.flip = True  # adds the mirror image at every scale
-    c.infer.canvas = "exact"  # published sizes; grid: few sizes, quick
-    c.infer.grid = 64  # pixels, for canvas = grid
-    c.infer.batch = 1  # photos of one size per call; more pays with canvas = grid
+    c.infer.canvas = "exact"  # published sizes; bucket: the same from few programs; grid, square
+    c.infer.grid = 64  # pixels, for canvas = bucket and grid
+    c.infer.side = 512  # pixels, for canvas = square
+    c.infer.multiple = 1  # pixels; the network's input sides are multiples of it
+    c.infer.align = 1  # pixels; maps are enlarged to multiples of it and cut
+    c.infer.batch = 1  # photos of one canvas per call; more pays unless canvas = exact
+    c.infer.normalise = "max"  # or minmax
+    c.infer.background = "threshold"  # or map, where the method has one for it
     c.infer.threshold = 0.2  # score of the background, 0..1
     return c

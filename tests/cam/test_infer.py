@@ -12,6 +12,7 @@ from PIL import Image
 from wsssjax.cam import infer
 
 SETTINGS = {"scales": (0.5, 1.0, 1.5, 2.0), "flip": True, "canvas": "exact", "grid": 16, "batch": 1,
+            "side": 64, "multiple": 1, "align": 1, "normalise": "max", "background": "threshold",
             "threshold": 0.2}
 DATA = types.SimpleNamespace(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
@@ -31,7 +32,7 @@ def network(seed=0, classes=5):
     """A one-layer network of stride 8 with ReLU; its weights as torch wants them, too."""
     kernel = np.random.default_rng(seed).standard_normal((9, 9, 3, classes)).astype(np.float32)
 
-    def predict(variables, image_bhwc):
+    def predict(variables, image_bhwc, tags_bk):
         maps_bpqk = jax.lax.conv_general_dilated(
             image_bhwc, variables, (8, 8), [(4, 4)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"))
         return jax.nn.relu(maps_bpqk)
@@ -39,9 +40,8 @@ def network(seed=0, classes=5):
     return predict, kernel
 
 
-def forward(predict, kernel, flip=True):
-    compiled = jax.jit(infer.mirrored(predict, flip))
-    return lambda image_bhwc: compiled(kernel, image_bhwc)
+def forward(predict, kernel, **changes):
+    return infer.compiled(predict, kernel, settings(**changes))
 
 
 def photo(seed, h, w):
@@ -108,11 +108,11 @@ def test_one_scale_without_mirror_is_the_bare_network():
     predict, kernel = network()
     image = photo(3, 48, 64)
     options = settings(scales=(1.0,), flip=False)
-    (got,) = infer.class_maps(forward(predict, kernel, flip=False), [image],
+    (got,) = infer.class_maps(forward(predict, kernel), [image],
                               [np.ones(5, np.float32)], options, DATA)
     x = (image / np.float32(255) - np.float32([0.485, 0.456, 0.406])) / np.float32(
         [0.229, 0.224, 0.225])
-    maps = np.asarray(predict(kernel, jnp.asarray(x[None])))[0]
+    maps = np.asarray(predict(kernel, jnp.asarray(x[None]), None))[0]
     want = cv2.resize(maps, (64, 48), interpolation=cv2.INTER_LINEAR).transpose(2, 0, 1)
     want = want / (want.max((1, 2), keepdims=True) + 1e-5)
     np.testing.assert_allclose(got.cam, want, atol=1e-5)
@@ -125,14 +125,14 @@ def test_grid_has_one_program_per_size_and_rows_do_not_mix():
     assert {infer.canvas(s, settings(canvas="grid")) for s in sizes} == {(48, 64)}
     images = [photo(i, *s) for i, s in enumerate(sizes)]
     tags = list(np.float32([[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0]]))
-    compiled = jax.jit(infer.mirrored(predict, True))
     options = settings(canvas="grid", batch=4)
-    together = infer.class_maps(lambda x: compiled(kernel, x), images, tags, options, DATA)
+    run = infer.compiled(predict, kernel, options)
+    together = infer.class_maps(run, images, tags, options, DATA)
     assert [m.cam.shape for m in together] == [(1, 41, 66), (2, 45, 60), (0, 50, 70)]
     for image, tags_k, want in zip(images, tags, together, strict=True):
-        (alone,) = infer.class_maps(lambda x: compiled(kernel, x), [image], [tags_k], options, DATA)
+        (alone,) = infer.class_maps(run, [image], [tags_k], options, DATA)
         np.testing.assert_allclose(alone.cam, want.cam, atol=1e-6)
-    assert compiled._cache_size() == len(options.scales)
+    assert run.func._cache_size() == len(options.scales)
 
 
 def test_grid_differs_from_exact_only_by_the_bent_aspect():
@@ -161,10 +161,11 @@ def test_labels_are_the_highest_map_above_the_threshold():
     maps = infer.Maps(np.uint8([4, 17]), np.float32([[[0.2, 0.21, 0.5, 0.9, 0.0]],
                                                      [[0.1, 0.20, 0.5, 0.95, 0.0]]]))
     # A tie with the threshold is background; a tie of classes goes to the first.
-    np.testing.assert_array_equal(infer.label_map(maps, 0.2), [[0, 4, 4, 17, 0]])
-    np.testing.assert_array_equal(infer.label_map(maps, 0.0), [[4, 4, 4, 17, 0]])
+    np.testing.assert_array_equal(infer.label_map(maps, settings()), [[0, 4, 4, 17, 0]])
+    none = settings(threshold=0.0)
+    np.testing.assert_array_equal(infer.label_map(maps, none), [[4, 4, 4, 17, 0]])
     nothing = infer.Maps(np.zeros(0, np.uint8), np.zeros((0, 2, 3), np.float32))
-    np.testing.assert_array_equal(infer.label_map(nothing, 0.2), np.zeros((2, 3)))
+    np.testing.assert_array_equal(infer.label_map(nothing, settings()), np.zeros((2, 3)))
 
 
 @pytest.mark.parametrize("change, complaint", [

@@ -68,8 +68,8 @@ def test_dropout_acts_in_training_only(make_config, batch):
     _, _, with_drop = one_step(loud, batch)
     before, _, without = one_step(quiet, batch)
     assert abs(with_drop["loss_cls"] - without["loss_cls"]) > 1e-4
-    np.testing.assert_array_equal(loud.predict(before.variables(), batch["image"]),
-                                  quiet.predict(before.variables(), batch["image"]))
+    np.testing.assert_array_equal(loud.predict(before.variables(), batch["image"], batch["tags"]),
+                                  quiet.predict(before.variables(), batch["image"], batch["tags"]))
 
 
 def test_maps_of_cam_are_rectified_class_logits(make_config, batch, random_head):
@@ -80,7 +80,7 @@ def test_maps_of_cam_are_rectified_class_logits(make_config, batch, random_head)
     _, aux = model.apply(variables, batch["image"], train=False)
     features = np.asarray(aux["features"], np.float64)
     want = features @ np.float64(variables["params"]["head"]["kernel"])
-    got = np.asarray(method.predict(variables, batch["image"]))
+    got = np.asarray(method.predict(variables, batch["image"], batch["tags"]))
     assert (want < 0).any() and got.shape == (4, 4, 4, 3)
     np.testing.assert_allclose(got, np.maximum(want, 0), atol=1e-4)
 
@@ -93,7 +93,7 @@ def test_maps_of_eps_leave_the_background_channel_out(make_config, batch, random
     _, aux = model.apply(variables, batch["image"], train=False)
     raw = np.exp(np.float64(aux["maps"]))
     want = raw / raw.sum(-1, keepdims=True)
-    got = np.asarray(method.predict(variables, batch["image"]))
+    got = np.asarray(method.predict(variables, batch["image"], batch["tags"]))
     np.testing.assert_allclose(got, want[..., :3], atol=1e-5)
 
 
@@ -127,7 +127,7 @@ def test_eps_learns_class_and_outline(make_config):
     for _ in range(150):
         state, metrics = step(state, batch, jax.random.key(0))
     assert metrics["loss_cls"] < 0.2 and metrics["loss_sal"] < 0.05
-    maps = np.asarray(method.predict(state.variables(), image))
+    maps = np.asarray(method.predict(state.variables(), image, None))
     own = np.stack([maps[row, ..., tags[row].argmax()] for row in range(4)])
     inside = saliency[:, ::8, ::8] > 0.5
     assert own[inside].mean() > own[~inside].mean() + 0.5

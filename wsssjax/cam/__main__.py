@@ -64,18 +64,17 @@ def run(settings, weights_path, images, tags, out, *, save=("cams", "labels")) -
     _claim(out, settings, weights_path, tags)
     parallel.start()
     method, variables = restored(settings, weights_path)
-    compiled = jax.jit(infer.mirrored(method.predict, settings.infer.flip))
+    forward = infer.compiled(method.predict, variables, settings.infer)
     batches = infer.plan({name: photo_size(path) for name, path in paths.items()},
                          settings.infer)
     with progress.Progress(len(paths), "cam") as bar:
         for batch in batches:
             if not all((out / f"{n}{SUFFIXES[s]}").exists() for n in batch for s in save):
                 found = infer.class_maps(
-                    lambda image_bhwc: compiled(variables, image_bhwc),
-                    [photos.read_photo(paths[n]) for n in batch],
+                    forward, [photos.read_photo(paths[n]) for n in batch],
                     [tags_by_id[n] for n in batch], settings.infer, settings.data)
                 for name, maps in zip(batch, found, strict=True):
-                    _write(out, name, maps, settings.infer.threshold, save)
+                    _write(out, name, maps, settings.infer, save)
             bar.advance(len(batch))
     return sorted(paths)
 
@@ -108,12 +107,12 @@ def photo_size(path: pathlib.Path) -> tuple[int, int]:
         return photos.read_photo(path).shape[:2]
 
 
-def _write(out, name, maps, threshold, save):
+def _write(out, name, maps, settings, save):
     """Writes the files of one photo."""
     if "cams" in save:
-        cam_file.write(out / f"{name}.npz", maps.classes, maps.cam, maps.cam.shape[1:])
+        cam_file.write(out / f"{name}.npz", maps.classes, maps.cam.clip(0, 1), maps.cam.shape[1:])
     if "labels" in save:
-        label_map.write(out / f"{name}.png", infer.label_map(maps, threshold))
+        label_map.write(out / f"{name}.png", infer.label_map(maps, settings))
 
 
 def _claim(out, settings, weights_path, tags):

@@ -36,7 +36,7 @@ def build(config) -> Method:
         scores_bk, _ = output
         return {"loss_cls": tag_loss(scores_bk, batch["tags"])}
 
-    def predict(variables, image_bhwc):
+    def predict(variables, image_bhwc, tags_bk):
         _, aux = model.apply(variables, image_bhwc, train=False)
         return jax.nn.relu(aux["maps"])
 

@@ -101,7 +101,7 @@ def build(config) -> Method:
         return {"loss_cls": tag_loss(scores_bk[:, :-1], batch["tags"]),
                 "loss_sal": total / count}
 
-    def predict(variables, image_bhwc):
+    def predict(variables, image_bhwc, tags_bk):
         _, aux = model.apply(variables, image_bhwc, train=False)
         return jax.nn.softmax(aux["maps"].astype(jnp.float32))[..., :-1]
 

@@ -1,34 +1,51 @@
 """Class maps and label maps of photos: several scales and their mirror images, summed.
 
-As AffinityNet and EPS publish it (ResNet38): every scaled photo comes from the original by Pillow
-bicubic; the method's activation (ReLU, softmax) acts at feature resolution; maps are enlarged to
-the photo bilinearly (half-pixel centres), kept for tagged classes only, summed over scales and
-mirror images, and divided by their maximum + 1e-5 per class.
+Every scaled photo comes from the original by Pillow bicubic; the method's activation acts at
+feature resolution; maps are enlarged bilinearly (half-pixel centres), kept for tagged classes only,
+summed over scales and mirror images, and brought to 0..1 class by class. What publications differ
+in are fields of `config.infer`:
 
-Two ways to choose sizes, `config.infer.canvas`:
-exact  every size is round(side * scale), as published. Each new photo size compiles anew.
-grid   photos are first taken to the nearest multiples of `config.infer.grid` pixels, which bends
-       their aspect slightly; photos of one size share programs and batches. For runs of minutes.
+scales      factors on a photo's sides.  flip: the mirror image of each, too.
+canvas      exact   every side is round(side * scale), as AffinityNet, IRN and EPS publish it. Each
+                    new photo size compiles anew.
+            bucket  the same numbers from few programs: scaled photos are padded to multiples of
+                    `grid` pixels and the network sees zeros outside of each (models/padded.py).
+                    For networks with PyTorch's padding (ResNets, VGG).
+            grid    photos are first taken to the nearest multiples of `grid` pixels, which bends
+                    their aspect slightly. For runs of minutes, and for EfficientNet.
+            square  squares of `side` pixels times scale, whatever the photo's aspect (TransCAM).
+multiple    the network's input sides are taken up to the next multiples of it (a ViT's patch).
+align       maps are enlarged to the photo's sides taken up to multiples of `align`, and cut (IRN:
+            16, so that a map of stride 16 is not squeezed); 1 enlarges to the photo itself.
+normalise   max     divided by its maximum + 1e-5.
+            minmax  negative sums cut off, then from minimum to maximum (TransCAM, BAO).
+background  threshold  a pixel is background where no map is above `threshold`.
+            map        the method's map 0 is the background's; it takes part like the others.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import cv2
-import jax.numpy as jnp
+import jax
 import numpy as np
 from PIL import Image
 
 from wsssjax.core.config import choose
 from wsssjax.core.constants import BACKGROUND
+from wsssjax.models import padded
 
+CANVASES = ("exact", "bucket", "grid", "square")
+STRIDE = 32  # pixels; buckets are multiples of it at every scale
 _EPSILON = 1e-5  # added to the maximum that divides a map
 
 
 class Maps(NamedTuple):
-    """classes: uint8 [m], tagged classes from 1.  cam: float32 [m,h,w] in 0..1, at photo size."""
+    """classes: uint8 [m], tagged classes from 1, before them 0 where the background has a map.
+    cam: float32 [m,h,w] at photo size, up to 1 (with normalise=minmax also below 0)."""
 
     classes: np.ndarray
     cam: np.ndarray
@@ -36,21 +53,41 @@ class Maps(NamedTuple):
 
 def check(infer) -> None:
     """Nothing; ValueError if a field of `config.infer` has no meaning."""
-    choose({"exact": 0, "grid": 0}, infer.canvas, "config.infer.canvas")
-    for name in ("batch", "grid"):
+    choose(dict.fromkeys(CANVASES), infer.canvas, "config.infer.canvas")
+    choose(NORMALISE, infer.normalise, "config.infer.normalise")
+    choose(dict.fromkeys(("threshold", "map")), infer.background, "config.infer.background")
+    for name in ("batch", "grid", "side", "multiple", "align"):
         if infer[name] < 1:
             raise ValueError(f"config.infer.{name}={infer[name]}: want 1 or more")
+    if infer.canvas == "bucket" and infer.grid % STRIDE:
+        raise ValueError(f"config.infer.grid={infer.grid}: buckets are multiples of {STRIDE}")
     if not infer.scales or min(infer.scales) <= 0:
         raise ValueError(f"config.infer.scales={infer.scales}: want factors above 0")
     if not 0 <= infer.threshold <= 1:
         raise ValueError(f"config.infer.threshold={infer.threshold}: want a number in 0..1")
 
 
+# ---- sizes -------------------------------------------------------------------------------------
+
+
 def canvas(size: tuple[int, int], infer) -> tuple[int, int]:
-    """(h, w) that counts as scale 1 for a photo of `size`."""
-    if infer.canvas == "exact":
-        return size
-    return tuple(max(infer.grid, round(side / infer.grid) * infer.grid) for side in size)
+    """(h, w) that counts as scale 1 for a photo of `size`; photos that share it share batches."""
+    if infer.canvas == "square":
+        return infer.side, infer.side
+    if infer.canvas == "bucket":
+        return _up(size, infer.grid)
+    if infer.canvas == "grid":
+        return tuple(max(infer.grid, round(side / infer.grid) * infer.grid) for side in size)
+    return size
+
+
+def input_sizes(size: tuple[int, int], scale: float, infer) -> tuple[tuple[int, int], ...]:
+    """((h, w) that a photo of `size` is scaled to, (h, w) that it is padded to)."""
+    whole = canvas(size, infer)
+    if infer.canvas == "bucket":
+        return _scaled(size, scale), _up([side * scale for side in whole], STRIDE)
+    scaled = _up(_scaled(whole, scale), infer.multiple)
+    return scaled, scaled
 
 
 def plan(sizes: dict[str, tuple[int, int]], infer) -> list[list[str]]:
@@ -66,42 +103,68 @@ def plan(sizes: dict[str, tuple[int, int]], infer) -> list[list[str]]:
             for i in range(0, len(names), infer.batch)]
 
 
-def mirrored(predict: Callable, flip: bool) -> Callable:
-    """(variables, image_bhwc) → maps_bpqk, with `flip` plus the unflipped maps of the mirror image.
+def _scaled(size, scale):
+    return tuple(max(1, round(side * scale)) for side in size)
 
-    Adding before the bilinear enlargement equals adding after it: that step is linear and treats
-    left and right alike. (The activation is in `predict`, hence before both.)
+
+def _up(size, multiple):
+    """Each side taken up to the next multiple."""
+    return tuple(int(-(-side // multiple)) * multiple for side in size)
+
+
+# ---- maps --------------------------------------------------------------------------------------
+
+
+def compiled(predict: Callable, variables, infer) -> Callable:
+    """(images, tags, sizes) → maps, what `class_maps` calls: a method's `predict`, compiled.
+
+    predict: (variables, image_bhwc, tags_bk) → maps_bpqk at feature resolution, activated.
     """
-    def summed(variables, image_bhwc):
-        maps_bpqk = predict(variables, image_bhwc)
-        if flip:
-            maps_bpqk += jnp.flip(predict(variables, jnp.flip(image_bhwc, 2)), 2)
-        return maps_bpqk
+    def run(variables, image_bhwc, tags_bk, size_b2):
+        if infer.canvas != "bucket":
+            return predict(variables, image_bhwc, tags_bk)
+        with padded.inside(size_b2, image_bhwc.shape[1:3]):
+            return predict(variables, image_bhwc, tags_bk)
 
-    return summed
+    return functools.partial(jax.jit(run), variables)
 
 
 def class_maps(forward: Callable, photos: Sequence[np.ndarray], tags: Sequence[np.ndarray],
                infer, data) -> list[Maps]:
     """One `Maps` per photo of a batch of one canvas.
 
-    forward: image_bhwc float32, normalised → maps_bpqk, already summed over mirror images.
+    forward: see `compiled`. It is given twice the rows with `flip`, the mirror images last.
     photos: uint8 [h,w,3].  tags: float32 [k].  data: config.data, for mean and std.  A short batch
     is filled up by repeating its last photo, so that there is one program per size.
     """
-    size = canvas(photos[0].shape[:2], infer)
-    chosen = [np.flatnonzero(tags_k > 0) for tags_k in tags]
+    learnt = infer.background == "map"
+    chosen = [_channels(tags_k, learnt) for tags_k in tags]
+    fill = [len(photos) - 1] * (infer.batch - len(photos))
+    tags_bk = np.stack([tags[row] for row in (*range(len(photos)), *fill)])
+    if infer.flip:
+        tags_bk = np.concatenate([tags_bk, tags_bk])
     sums = [np.zeros((len(k), *photo.shape[:2]), np.float32)
             for k, photo in zip(chosen, photos, strict=True)]
     for scale in infer.scales:
-        scaled = tuple(max(1, round(side * scale)) for side in size)
-        rows = [_network_input(photo, scaled, data) for photo in photos]
-        rows += rows[-1:] * (infer.batch - len(rows))
-        maps_bpqk = np.asarray(forward(np.stack(rows)), np.float32)
+        sizes = [input_sizes(photo.shape[:2], scale, infer) for photo in photos]
+        rows = [_network_input(photo, *size, data)
+                for photo, size in zip(photos, sizes, strict=True)]
+        own = [size for size, _ in sizes]
+        rows, own = rows + [rows[-1]] * len(fill), own + [own[-1]] * len(fill)
+        if infer.flip:
+            rows += [_mirrored(row, size) for row, size in zip(rows, own, strict=True)]
+            own += own
+        whole = sizes[0][1]
+        maps_bpqk = np.asarray(forward(np.stack(rows), tags_bk, np.int32(own)), np.float32)
         for row, (sum_mhw, k) in enumerate(zip(sums, chosen, strict=True)):
-            for one_hw, index in zip(sum_mhw, k, strict=True):
-                one_hw += enlarge(maps_bpqk[row, ..., index], one_hw.shape)
-    return [Maps(np.uint8(k + 1), _normalise(s)) for s, k in zip(sums, chosen, strict=True)]
+            found_pqm = _own_part(maps_bpqk[row][..., k], own[row], whole)
+            if infer.flip:
+                mirror_pqm = _own_part(maps_bpqk[row + infer.batch][..., k], own[row], whole)
+                # Added before the bilinear enlargement, which is linear and the same to both sides.
+                found_pqm = found_pqm + mirror_pqm[:, ::-1]
+            _add(sum_mhw, found_pqm, infer.align)
+    return [Maps(np.uint8(k if learnt else k + 1), NORMALISE[infer.normalise](s))
+            for s, k in zip(sums, chosen, strict=True)]
 
 
 def enlarge(map_pq: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -111,26 +174,79 @@ def enlarge(map_pq: np.ndarray, size: tuple[int, int]) -> np.ndarray:
                       interpolation=cv2.INTER_LINEAR)
 
 
-def label_map(maps: Maps, threshold: float) -> np.ndarray:
-    """uint8 [h,w]: per pixel the class of the highest map if that is above `threshold`, else 0.
+def label_map(maps: Maps, infer) -> np.ndarray:
+    """uint8 [h,w]: per pixel the class of the highest map, as `infer.background` says.
 
     Ties go to the background, then to the lower class number.
     """
-    flat_hw = np.full((1, *maps.cam.shape[1:]), threshold, np.float32)
-    numbers = np.concatenate([np.uint8([BACKGROUND]), maps.classes])
-    return numbers[np.concatenate([flat_hw, maps.cam]).argmax(0)]
+    numbers, cam_mhw = maps
+    if infer.background == "threshold":
+        flat_1hw = np.full((1, *cam_mhw.shape[1:]), infer.threshold, np.float32)
+        numbers = np.concatenate([np.uint8([BACKGROUND]), numbers])
+        cam_mhw = np.concatenate([flat_1hw, cam_mhw])
+    return numbers[cam_mhw.argmax(0)]
 
 
-def _network_input(photo_hw3, size, data):
-    """float32 [h,w,3], normalised: the original photo taken to `size` by Pillow bicubic."""
+def _channels(tags_k, learnt):
+    """Which maps of the method a photo with these tags keeps."""
+    present = np.flatnonzero(tags_k > 0)
+    return np.concatenate([[0], present + 1]) if learnt else present
+
+
+def _network_input(photo_hw3, size, whole, data):
+    """float32 [h,w,3] of `whole`: the photo taken to `size` by Pillow bicubic, normalised, padded
+    with zeros below and on the right."""
     h, w = size
     resized = Image.fromarray(photo_hw3).resize((w, h), Image.Resampling.BICUBIC)
     image_hw3 = np.asarray(resized, np.float32) / np.float32(255)
-    return (image_hw3 - np.float32(data.mean)) / np.float32(data.std)
+    image_hw3 = (image_hw3 - np.float32(data.mean)) / np.float32(data.std)
+    if size == whole:
+        return image_hw3
+    return np.pad(image_hw3, ((0, whole[0] - h), (0, whole[1] - w), (0, 0)))
 
 
-def _normalise(sum_mhw):
+def _mirrored(image_hw3, size):
+    """The mirror image of the photo in it; the padding stays on the right."""
+    out_hw3 = np.zeros_like(image_hw3)
+    out_hw3[:, : size[1]] = image_hw3[:, : size[1]][:, ::-1]
+    return out_hw3
+
+
+def _own_part(maps_pqm, size, whole):
+    """The features that belong to the photo and not to its padding."""
+    if size == whole:
+        return maps_pqm
+    p, q = (-(-side // (all_ // n)) for side, all_, n in
+            zip(size, whole, maps_pqm.shape[:2], strict=True))
+    return maps_pqm[:p, :q]
+
+
+def _add(sum_mhw, maps_pqm, align):
+    """Adds enlarged maps to the sum."""
+    h, w = sum_mhw.shape[1:]
+    for one_hw, map_pq in zip(sum_mhw, np.moveaxis(maps_pqm, -1, 0), strict=True):
+        one_hw += enlarge(map_pq, _up((h, w), align))[:h, :w]
+
+
+def _by_max(sum_mhw):
     """Each map divided by its own maximum + 1e-5."""
     if not len(sum_mhw):
         return sum_mhw
     return sum_mhw / (sum_mhw.max((1, 2), keepdims=True) + np.float32(_EPSILON))
+
+
+def _by_range(sum_mhw):
+    """Each map, without its negative part, from its minimum (0) to its maximum (1).
+
+    As published: what is less than 1e-5 above the minimum becomes 0 BEFORE the minimum is taken
+    off, so the lowest pixels end below 0, and a map of one value at -1 or less.
+    """
+    if not len(sum_mhw):
+        return sum_mhw
+    sum_mhw = np.maximum(sum_mhw, np.float32(0))
+    low, high = sum_mhw.min((1, 2), keepdims=True), sum_mhw.max((1, 2), keepdims=True)
+    sum_mhw = np.where(sum_mhw < low + np.float32(_EPSILON), np.float32(0), sum_mhw)
+    return (sum_mhw - low - np.float32(_EPSILON)) / (high - low + np.float32(_EPSILON))
+
+
+NORMALISE = {"max": _by_max, "minmax": _by_range}

@@ -9,7 +9,8 @@ from typing import NamedTuple
 class Method(NamedTuple):
     """init: (key) → TrainState, pretrained weights already in it.
     step: (state, batch, key) → (state, {name: float32 scalar}), written for one device.
-    predict: (variables, image_bhwc) → the method's raw output (class maps, logits).
+    predict: (variables, image_bhwc) → logits; of a classifier (variables, image_bhwc, tags_bk) →
+    class maps, since some look at the tags.
     loader: () → endless iterator over host batches with `get_state` and `set_state`.
     total_steps: how many steps a whole training has.
     validate: (state) → {"student": scores, "teacher": scores}, `core.metrics.scores` of each, or

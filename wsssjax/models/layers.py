@@ -182,6 +182,11 @@ class TorchConv(nn.Module):
     bias: bool = True
     dtype: jnp.dtype = jnp.float32
 
+    @property
+    def reaches(self) -> bool:
+        """Whether an output depends on more than one pixel (see `padded`)."""
+        return self.size > 1
+
     @nn.compact
     def __call__(self, x_bhwc):
         width = x_bhwc.shape[-1]

@@ -68,6 +68,11 @@ class Conv(nn.Module):
     dilation: int = 1
     dtype: jnp.dtype = jnp.float32
 
+    @property
+    def reaches(self) -> bool:
+        """Whether an output depends on more than one pixel (see `padded`)."""
+        return self.size > 1
+
     @nn.compact
     def __call__(self, x_bhwc):
         inputs = x_bhwc.shape[-1]
