@@ -145,6 +145,71 @@ def test_grid_differs_from_exact_only_by_the_bent_aspect():
     np.testing.assert_array_equal(exact.cam, grid.cam)
 
 
+def test_buckets_equal_exact_sizes_with_one_program_a_scale():
+    predict, kernel = network()
+    sizes = [(41, 66), (64, 96), (50, 70)]
+    images = [photo(i, *s) for i, s in enumerate(sizes)]
+    tags = list(np.float32([[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [1, 1, 1, 1, 1]]))
+    options = settings(canvas="bucket", grid=96, batch=4)
+    run = infer.compiled(predict, kernel, options)
+    found = infer.class_maps(run, images, tags, options, DATA)
+    assert run.func._cache_size() == len(options.scales)
+    for image, tags_k, got in zip(images, tags, found, strict=True):
+        (want,) = infer.class_maps(forward(predict, kernel), [image], [tags_k], settings(), DATA)
+        np.testing.assert_allclose(got.cam, want.cam, atol=1e-5)
+
+
+def test_aligned_maps_are_enlarged_to_whole_cells_and_cut():
+    """IRN: to multiples of its stride, then the top left part, so that a cell stays a cell."""
+    torch = pytest.importorskip("torch")
+    predict, kernel = network()
+    image, tags = photo(5, 41, 66), np.float32([0, 1, 0, 0, 0])
+    options = settings(scales=(1.0,), flip=False, align=8)
+    (got,) = infer.class_maps(forward(predict, kernel), [image], [tags], options, DATA)
+    x = (image / np.float32(255) - np.float32(DATA.mean)) / np.float32(DATA.std)
+    maps = np.asarray(predict(kernel, x[None], None))[0, ..., 1]
+    large = torch.nn.functional.interpolate(torch.tensor(maps[None, None]), (48, 72),
+                                            mode="bilinear", align_corners=False)
+    want = large[0, 0, :41, :66].numpy()
+    np.testing.assert_allclose(got.cam[0], want / (want.max() + 1e-5), atol=1e-5)
+
+
+def test_from_minimum_to_maximum_as_published():
+    sums = np.float32([[[-3.0, 0.0, 1.0, 5.0]], [[2.0, 2.0, 3.0, 4.0]], [[-1.0, -2.0, -1.0, -1.0]]])
+    got = infer.NORMALISE["minmax"](sums)
+    for values, found in zip(sums, got, strict=True):
+        v = np.maximum(values.astype(np.float64), 0)
+        low, high = v.min(), v.max()
+        v[v < low + 1e-5] = 0
+        np.testing.assert_allclose(found, (v - low - 1e-5) / (high - low + 1e-5), rtol=1e-5)
+    assert got[0, 0, 3] == pytest.approx(1, abs=1e-5) and got[1, 0, 0] < -0.9
+
+
+def test_a_learnt_background_takes_part_in_the_maximum():
+    maps = infer.Maps(np.uint8([0, 4, 17]),
+                      np.float32([[[0.5, 0.3, 0.1]], [[0.5, 0.4, 0.0]], [[0.1, 0.2, 0.3]]]))
+    np.testing.assert_array_equal(infer.label_map(maps, settings(background="map")), [[0, 4, 17]])
+
+    def predict(variables, image_bhwc, tags_bk):
+        ramp = image_bhwc[..., :1]
+        return np.float32([1, 0, 2, 3]).reshape(1, 1, 1, 4) * ramp
+
+    image = photo(6, 16, 24)
+    options = settings(background="map", flip=False, scales=(1.0,), normalise="minmax",
+                       canvas="square", side=32)
+    run = infer.compiled(predict, np.zeros(1), options)
+    (got,) = infer.class_maps(run, [image], [np.float32([0, 1, 0])], options, DATA)
+    np.testing.assert_array_equal(got.classes, [0, 2])
+    assert got.cam.shape == (2, 16, 24)
+    np.testing.assert_allclose(got.cam[0], got.cam[1], atol=1e-4)  # one is twice the other
+
+
+@pytest.mark.parametrize("canvas, want", [("square", (32, 32)), ("exact", (48, 72))])
+def test_inputs_are_taken_up_to_the_multiple(canvas, want):
+    options = settings(canvas=canvas, side=30, multiple=8)
+    assert infer.input_sizes((41, 66), 1.0, options) == (want, want)
+
+
 def test_plan_holds_every_id_once_in_batches_of_one_size():
     rng = np.random.default_rng(0)
     sizes = {f"{i:03d}": tuple(rng.integers(20, 90, 2).tolist()) for i in rng.permutation(100)}
@@ -174,6 +239,10 @@ def test_labels_are_the_highest_map_above_the_threshold():
     ({"scales": ()}, "want factors above 0"),
     ({"scales": (1.0, -1.0)}, "want factors above 0"),
     ({"threshold": 1.5}, "threshold=1.5"),
+    ({"canvas": "bucket", "grid": 48}, "buckets are multiples of 32"),
+    ({"normalise": "min"}, "did you mean 'minmax'"),
+    ({"background": "maps"}, "did you mean 'map'"),
+    ({"align": 0}, "align=0: want 1 or more"),
 ])
 def test_settings_without_meaning_are_named(change, complaint):
     with pytest.raises(ValueError, match=complaint):

@@ -27,7 +27,7 @@ def mask(x_bhwc, size_b2, padded_hw: tuple[int, int]):
         n = x_bhwc.shape[1 + axis]
         stride = -(-padded_hw[axis] // n)
         own_b = -(-size_b2[:, axis] // stride)
-        keep.append(jnp.arange(n) < own_b[:, None])
+        keep.append(jnp.arange(n)[None] < own_b[:, None])
     inside_bhw = keep[0][:, :, None] & keep[1][:, None, :]
     return jnp.where(inside_bhw[..., None], x_bhwc, jnp.zeros((), x_bhwc.dtype))
 
