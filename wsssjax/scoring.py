@@ -46,7 +46,8 @@ def score_run(config, folders: dict[str, pathlib.Path], paths: dict[str, str],
         "images": {"train": len(train), "test": len(files.read_ids(paths["test"]))},
         "labels": _labels(sets, confusions, class_names, supervision),
         "histogram": _histogram(confusions, class_names),
-        "selection": _selection(folders, train, confusions["B+"], class_names),
+        "selection": selection_scores(folders["select"], folders["control_m"], train,
+                                      confusions["B+"], class_names),
         "arms": {name: _arm(config, name, arm, folders, paths, supervision)
                  for name, arm in arms.items()},
     }
@@ -73,13 +74,18 @@ def _histogram(confusions, class_names):
             "counts": {name: found["counts"] for name, found in stats.items()}}
 
 
-def _selection(folders, train, pool_nkk, class_names):
-    """How good the chosen labels of the pool are beside the rest and beside the random draw."""
-    summary = files.read_json(folders["select"] / "summary.json")
-    position = {name: i for i, name in enumerate(train)}
-    selected = [position[name] for name in chosen_ids(folders["select"])]
-    drawn = [position[name] for name in chosen_ids(folders["control_m"])]
-    rest = sorted(set(range(len(train))) - set(selected))
+def selection_scores(select: pathlib.Path, control: pathlib.Path, ids: list[str],
+                     pool_nkk: np.ndarray, class_names) -> dict:
+    """How good the chosen labels of the pool are beside the rest and beside the random draw.
+
+    select, control: folders that the selection and its matched random draw wrote.  pool_nkk: the
+    pool's confusion matrices with the truth, in the order of `ids`.
+    """
+    summary = files.read_json(select / "summary.json")
+    position = {name: i for i, name in enumerate(ids)}
+    selected = [position[name] for name in chosen_ids(select)]
+    drawn = [position[name] for name in chosen_ids(control)]
+    rest = sorted(set(range(len(ids))) - set(selected))
 
     def score(rows):
         return metrics.scores(pool_nkk[rows].sum(0), class_names)["miou"] if rows else None
@@ -88,11 +94,11 @@ def _selection(folders, train, pool_nkk, class_names):
         "count": summary["selected"], "quota": summary["quota"], "taken": summary["taken"],
         "counts": summary["counts"], "unmet": summary["unmet"],
         "selected_miou": score(selected), "rest_miou": score(rest), "random_miou": score(drawn),
-        "all_miou": score(list(range(len(train)))),
+        "all_miou": score(list(range(len(ids)))),
         "random_count": len(drawn),
         "single_class_share": label_stats.stats(pool_nkk[selected], class_names)["single_class"],
         "mean_iou": summary["mean_iou"],
-        "quality_correlation": _spearman(folders["select"], position, pool_nkk),
+        "quality_correlation": _spearman(select, position, pool_nkk),
     }
 
 
