@@ -2,8 +2,9 @@
 
 config.model: `encoder` (a name in ENCODERS), `encoder_weights` (a file or folder, "" for none),
 `freeze_encoder`, `dtype` ("float32" or "bfloat16", what convolutions and matrix products compute
-in); convolutional encoders also read `output_stride`, DINOv2 the fields under `vit`; classifiers
-`dropout`, segmenters `head_width`.
+in); convolutional encoders also read `output_stride`, ResNets the fields under `resnet` (dilation,
+norm, freeze_below, layout), DINOv2 those under `vit`; classifiers `dropout`, segmenters
+`head_width`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 
 from wsssjax.core import weights
 from wsssjax.core.config import choose
-from wsssjax.models import dpt, efficientnet_lite, resnet38, small_cnn, vit, vit_names
+from wsssjax.models import dpt, efficientnet_lite, resnet, resnet38, small_cnn, vit, vit_names
 from wsssjax.models.classifier import Classifier
 from wsssjax.models.segmenter import Segmenter
 
@@ -35,6 +36,11 @@ def _cnn(kind: Callable) -> Callable:
     return lambda config, dtype: kind(output_stride=config.output_stride, dtype=dtype)
 
 
+def _resnet(depth: int) -> Callable:
+    return lambda config, dtype: resnet.ResNet(depth, config.output_stride, dtype=dtype,
+                                               **config.resnet)
+
+
 def _vit(size: str, registers: int) -> Callable:
     return lambda config, dtype: vit.ViT(vit.SIZES[size], registers, dtype, **config.vit)
 
@@ -43,6 +49,7 @@ ENCODERS = {
     "efficientnet_lite0": Encoder(_cnn(efficientnet_lite.EfficientNetLite0),
                                   efficientnet_lite.from_torch),
     "resnet38": Encoder(lambda _, dtype: resnet38.ResNet38(dtype=dtype), resnet38.from_torch),
+    **{f"resnet{depth}": Encoder(_resnet(depth), resnet.from_torch) for depth in resnet.BLOCKS},
     "small_cnn": Encoder(_cnn(small_cnn.SmallCNN), None),
     **{f"dinov2_{size}": Encoder(_vit(size, 0), vit_names.from_public) for size in vit.SIZES},
     **{f"dinov2_{size}_reg": Encoder(_vit(size, vit.REGISTERS), vit_names.from_public)
@@ -86,12 +93,26 @@ def load_encoder(variables: dict, config: Any) -> dict:
     flat = {name: x for name, x in flat.items() if name.split("/")[1:2] == ["backbone"]}
     backbone = {k: {"backbone": v["backbone"]} for k, v in variables.items() if "backbone" in v}
     try:
+        flat = place_norms(flat, backbone)
         found = weights.restore(backbone, flat, allow_unused=("/backbone/fc/",))
     except ValueError as error:
         raise ValueError(f"{config.encoder_weights}, as encoder {config.encoder!r}: "
                          f"{error}") from None
     found = jax.tree.map(jnp.asarray, found)
     return {k: {**v, **found.get(k, {})} for k, v in variables.items()}
+
+
+def place_norms(flat: dict, variables: Any) -> dict:
+    """`flat` with the norms' scale and bias where the network `variables` has them: a frozen norm
+    keeps them in `batch_stats`, every other one in `params`."""
+    wanted = weights.flatten(variables)
+    moved = {}
+    for name, value in flat.items():
+        top, _, rest = name.partition("/")
+        other = f"{'batch_stats' if top == 'params' else 'params'}/{rest}"
+        leaves = rest.rpartition("/")[2] in ("scale", "bias") and name not in wanted
+        moved[other if leaves and other in wanted and other not in flat else name] = value
+    return moved
 
 
 def _from_torch(flat: dict, config: Any) -> dict:
