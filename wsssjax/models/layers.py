@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -119,15 +120,16 @@ def pointwise(x_bhwc, kernel_cd):
     return (x_bhwc.reshape(b * h * w, c) @ kernel_cd).reshape(b, h, w, -1)
 
 
-def conv(x_bhwc, kernel_kkcd, stride: int = 1):
-    """A convolution with half a kernel (floor) of zeros around, whatever the stride."""
+def conv(x_bhwc, kernel_kkcd, stride: int = 1, dilation: int = 1):
+    """A convolution with half a (dilated) kernel (floor) of zeros around, whatever the stride."""
     k = kernel_kkcd.shape[0]
     wide = math.prod(x_bhwc.shape[1:3]) >= WIDE_PIXELS
-    if k == 3 and stride == 1 and wide and jax.default_backend() == "cpu":
+    if k == 3 and stride == dilation == 1 and wide and jax.default_backend() == "cpu":
         return _conv3(x_bhwc, kernel_kkcd)
     # explicit, because "SAME" would pad a stride-2 layer on one side only
-    return lax.conv_general_dilated(x_bhwc, kernel_kkcd, (stride,) * 2, ((k // 2, k // 2),) * 2,
-                                    dimension_numbers=DIMENSIONS)
+    pad = dilation * (k // 2)
+    return lax.conv_general_dilated(x_bhwc, kernel_kkcd, (stride,) * 2, ((pad, pad),) * 2,
+                                    rhs_dilation=(dilation,) * 2, dimension_numbers=DIMENSIONS)
 
 
 @jax.custom_vjp
@@ -174,13 +176,16 @@ _conv3.defvjp(_conv3_forward, _conv3_backward)
 
 
 class TorchConv(nn.Module):
-    """A convolution with PyTorch's symmetric padding and default initialisation."""
+    """A convolution with PyTorch's symmetric padding and, unless told, default initialisation."""
 
     features: int
     size: int = 1  # kernel side
     stride: int = 1
     bias: bool = True
     dtype: jnp.dtype = jnp.float32
+    dilation: int = 1
+    kernel_init: Callable | None = None
+    bias_init: Callable | None = None
 
     @property
     def reaches(self) -> bool:
@@ -191,14 +196,16 @@ class TorchConv(nn.Module):
     def __call__(self, x_bhwc):
         width = x_bhwc.shape[-1]
         init = torch_uniform(width * self.size**2)
-        kernel = self.param("kernel", init, (self.size, self.size, width, self.features))
+        kernel = self.param("kernel", self.kernel_init or init,
+                            (self.size, self.size, width, self.features))
         x, kernel = x_bhwc.astype(self.dtype), kernel.astype(self.dtype)
         if self.size == self.stride == 1:
             y = pointwise(x, kernel[0, 0])
         else:
-            y = conv(x, kernel, self.stride)
+            y = conv(x, kernel, self.stride, self.dilation)
         if self.bias:
-            y = y + on_channels(self.param("bias", init, (self.features,)), self.dtype)
+            bias = self.param("bias", self.bias_init or init, (self.features,))
+            y = y + on_channels(bias, self.dtype)
         return y
 
 
