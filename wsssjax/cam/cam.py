@@ -1,8 +1,9 @@
 """Plain class activation maps: an image classifier whose last layer is read pixel by pixel.
 
 Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, in the form of
-AffinityNet (Ahn and Kwak, CVPR 2018): scores are the mean of a map of class logits, the map itself
-after ReLU is the CAM. Any encoder with a feature map carries it.
+AffinityNet (Ahn and Kwak, CVPR 2018) and of IRN (Ahn, Cho and Kwak, CVPR 2019): scores are the
+mean of a map of class logits, the map itself after ReLU is the CAM. Any encoder with a feature map
+carries it; what the two publications differ in are fields of the config.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def build(config) -> Method:
     `predict` gives ReLU(class logits) [b,p,q,k] at feature resolution: ReLU comes before any
     resizing and before the sum over scales. Dropout acts in training only.
     """
-    model = registry.build_classifier(config.model, learner.foreground_count(config))
+    model = registry.build_classifier(config.model, learner.foreground_count(config),
+                                      start=config.model.head_start)
 
     def losses(output, batch):
         scores_bk, _ = output

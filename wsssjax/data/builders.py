@@ -45,6 +45,8 @@ class _Builder(tfds.core.ShardBasedBuilder):
         metadata = {
             "class_names": list(self._data.class_names),
             "ids": split_ids,
+            "lacking": {split: lacking(found, ("tags", *parts))
+                        for split, found in self._data.splits.items()},
             "fingerprint": records.fingerprint(self._data, parts),
         }
         return _Info(
@@ -98,6 +100,16 @@ def stored_parts(data: DataSet, with_truth: bool) -> tuple[str, ...]:
         if (with_truth or part not in TRUTH)
         and any(getattr(record, part) is not None for record in everyone)
     )
+
+
+def lacking(found: tuple[Record, ...], parts: tuple[str, ...]) -> dict[str, list[str]]:
+    """{part: ids of the images without it}; tags of nothing but zeros are none."""
+    def bare(record, part):
+        value = getattr(record, part)
+        return value is None or (part == "tags" and not value.any())
+
+    names = {part: [record.name for record in found if bare(record, part)] for part in parts}
+    return {part: ids for part, ids in names.items() if ids}
 
 
 def _features(data: DataSet, parts: tuple[str, ...]) -> tfds.features.FeaturesDict:

@@ -27,7 +27,8 @@ class Packed:
         self, folder: str | os.PathLike, split: str, keys: tuple[str, ...] = ("image", "tags")
     ):
         """folder: what `prepare.pack` returned, or the `out` it was given.  keys: what examples
-        hold beside `name`; an entry that an image lacks (tags of an untagged one) is left out."""
+        hold beside `name`; an entry that an image lacks (tags of an untagged one) is left out.
+        Its id stands in `lacking`, {key: ids}, where the pack is new enough to say."""
         self.folder, self.split, self.keys = pack_folder(folder), split, tuple(keys)
         unknown = [key for key in self.keys if key not in KEYS]
         if unknown:
@@ -38,6 +39,7 @@ class Packed:
             have = ", ".join(metadata["ids"])
             raise ValueError(f"{self.folder}: no split {split!r}; it has {have}")
         self.ids = tuple(metadata["ids"][split])
+        self.lacking = metadata.get("lacking", {}).get(split, {})
         self._records = None
         stored = self._open().dataset_info.features
         missing = [key for key in self.keys if key not in stored]

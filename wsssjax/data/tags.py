@@ -14,26 +14,30 @@ from wsssjax.data.classes import unknown_class
 
 MAX_XML_BYTES = 4 << 20
 _CURE = "want class names separated by ';' or one 0/1 per class"
+_NO_TAG = f"no tag; {_CURE}, or leave the image out"
+_SHOWN = 5  # ids that a message names
 
 
-def read_tags(path: str | os.PathLike, class_names: tuple[str, ...]) -> dict[str, np.ndarray]:
+def read_tags(path: str | os.PathLike, class_names: tuple[str, ...], *,
+              untagged: bool = False) -> dict[str, np.ndarray]:
     """Tags by image id, float32 [k] of 0/1, k = foreground classes.
 
     path: CSV file with the header `id,tags`; tags are class names separated by `;`, or a string of
         k characters 0/1 in class order. An id may be written as a photo's file name.
-    class_names: background first.
+    class_names: background first.  untagged: rows without a tag may be there, as photos of
+        background only; who learns from tags has no use for them.
     """
-    tags, problems = parse_tags(path, class_names)
+    tags, problems = parse_tags(path, class_names, untagged=untagged)
     if problems:
         raise ValueError(problems[0])
     return tags
 
 
 def parse_tags(
-    path: str | os.PathLike, class_names: tuple[str, ...]
+    path: str | os.PathLike, class_names: tuple[str, ...], *, untagged: bool = False
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Tags of the good rows by id, and one line for each bad row."""
-    rows, tags, problems = _read_rows(path), {}, []
+    """Tags of the good rows by id, and one line for each bad row; one for all without a tag."""
+    rows, tags, problems, bare = _read_rows(path), {}, [], []
     for number, row in rows:
         where = f"{path}, line {number}"
         if len(row) != 2:
@@ -48,9 +52,18 @@ def parse_tags(
             problems.append(f"{where}: id {name!r} stands twice; keep one of them")
         else:
             try:
-                tags[name] = parse_tag_text(text, class_names)
+                tags[name] = parse_tag_text(text, class_names, untagged=True)
             except ValueError as error:
                 problems.append(f"{where}: id {name!r}: {error}")
+            if name in tags and not untagged and not tags[name].any():
+                del tags[name]
+                bare.append((where, name))
+    if len(bare) == 1:
+        problems.append(f"{bare[0][0]}: id {bare[0][1]!r}: {_NO_TAG}")
+    elif bare:
+        shown = ", ".join(repr(name) for _, name in bare[:_SHOWN])
+        more = f" and {len(bare) - _SHOWN} more" if len(bare) > _SHOWN else ""
+        problems.append(f"{path}: {len(bare)} rows, ids {shown}{more}: {_NO_TAG}")
     if not tags and not problems:
         problems.append(f"{path}: holds no row; want `id,tags` and one row an image")
     return tags, problems
@@ -65,8 +78,12 @@ def id_problem(name: str) -> str:
     return ""
 
 
-def parse_tag_text(text: str, class_names: tuple[str, ...]) -> np.ndarray:
-    """Tags float32 [k] of one CSV field; ValueError without the file's name."""
+def parse_tag_text(text: str, class_names: tuple[str, ...], *,
+                   untagged: bool = False) -> np.ndarray:
+    """Tags float32 [k] of one CSV field; ValueError without the file's name.
+
+    untagged: all zeros are allowed.
+    """
     k = len(class_names) - 1
     parts = [part.strip() for part in text.split(";") if part.strip()]
     tags_k = np.zeros(k, np.float32)
@@ -79,8 +96,8 @@ def parse_tag_text(text: str, class_names: tuple[str, ...]) -> np.ndarray:
             if part not in class_names[1:]:
                 raise ValueError(unknown_class(part, class_names))
             tags_k[class_names.index(part) - 1] = 1
-    if not tags_k.any():
-        raise ValueError(f"no tag; {_CURE}, or leave the image out")
+    if not tags_k.any() and not untagged:
+        raise ValueError(_NO_TAG)
     return tags_k
 
 

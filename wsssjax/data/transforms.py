@@ -294,7 +294,7 @@ class Normalize:
     """Example whose images `keys` are float32 (pixel / 255 - mean) / std.
 
     mean, std: per RGB channel, of pixels in 0..1. Where present, `label` becomes int32 and
-    `saliency` float32 in 0..1.
+    `saliency` float32 in 0..1, the mean of its channels where it has some.
     """
 
     keys: tuple[str, ...] = ("image",)
@@ -318,7 +318,8 @@ class Normalize:
             out["label"] = example["label"].astype(np.int32)
         if "saliency" in example:
             need_bytes("Normalize", "saliency", example["saliency"])
-            out["saliency"] = example["saliency"].astype(np.float32) / np.float32(255)
+            saliency = example["saliency"].astype(np.float32) / np.float32(255)
+            out["saliency"] = saliency.mean(-1) if saliency.ndim == 3 else saliency
         return out
 
 

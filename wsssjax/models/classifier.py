@@ -6,9 +6,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from wsssjax.core.config import choose
 from wsssjax.models import layers
 
 POOLS = ("mean", "max")
+STARTS = {  # of the head's kernel [d, k]: (d) → initializer
+    "xavier": lambda _: nn.initializers.xavier_uniform(),  # AffinityNet, EPS
+    "torch": layers.torch_uniform,  # PyTorch's own, uniform within 1 / sqrt(d): IRN
+}
 
 
 class MapHead(nn.Module):
@@ -16,11 +21,12 @@ class MapHead(nn.Module):
 
     num_outputs: int
     dtype: jnp.dtype = jnp.float32
+    start: str = "xavier"  # a name in STARTS
 
     @nn.compact
     def __call__(self, features_bpqd):
-        kernel = self.param("kernel", nn.initializers.xavier_uniform(),
-                            (features_bpqd.shape[-1], self.num_outputs))
+        width = features_bpqd.shape[-1]
+        kernel = self.param("kernel", STARTS[self.start](width), (width, self.num_outputs))
         maps = layers.pointwise(features_bpqd.astype(self.dtype), kernel.astype(self.dtype))
         return maps.astype(jnp.float32)
 
@@ -32,6 +38,7 @@ class Classifier(nn.Module):
     maps are those of the dropped features too); needs the random stream "dropout".
     pool: scores are the "mean" or the "max" of the maps. Padding pixels count.
     freeze: no gradient reaches the encoder.
+    start: how the head's kernel is drawn, "xavier" or "torch" (STARTS).
     """
 
     backbone: nn.Module
@@ -40,11 +47,13 @@ class Classifier(nn.Module):
     pool: str = "mean"
     freeze: bool = False
     dtype: jnp.dtype = jnp.float32
+    start: str = "xavier"
 
     def setup(self):
         if self.pool not in POOLS:
             raise ValueError(f"pool {self.pool!r}: want {' or '.join(POOLS)}")
-        self.head = MapHead(self.num_outputs, self.dtype)
+        choose(STARTS, self.start, "the start of a head")
+        self.head = MapHead(self.num_outputs, self.dtype, self.start)
         self.drop = nn.Dropout(self.dropout, broadcast_dims=(1, 2))
 
     def __call__(self, image_bhwc, *, train: bool):

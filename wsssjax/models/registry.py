@@ -63,10 +63,14 @@ def build_encoder(config: Any):
     return encoder.module(config, _dtype(config))
 
 
-def build_classifier(config: Any, num_outputs: int, *, pool: str = "mean") -> Classifier:
-    """A classifier with `num_outputs` class maps on the encoder of config.model."""
+def build_classifier(config: Any, num_outputs: int, *, pool: str = "mean",
+                     start: str = "xavier") -> Classifier:
+    """A classifier with `num_outputs` class maps on the encoder of config.model.
+
+    start: how its head is drawn (classifier.STARTS).
+    """
     return Classifier(build_encoder(config), num_outputs, config.dropout, pool,
-                      config.freeze_encoder, _dtype(config))
+                      config.freeze_encoder, _dtype(config), start)
 
 
 def build_segmenter(config: Any, num_classes: int) -> Segmenter:

@@ -30,7 +30,10 @@ _EPSILON = 1e-5
 
 
 class Conv(nn.Module):
-    """A convolution without bias, padded by half its (dilated) kernel on every side."""
+    """A convolution without bias, padded by half its (dilated) kernel on every side.
+
+    A strided 1x1 convolution takes its pixels first: a matrix product is what is left.
+    """
 
     width: int
     size: int
@@ -50,12 +53,7 @@ class Conv(nn.Module):
         x, kernel = x_bhwc.astype(self.dtype), kernel.astype(self.dtype)
         if self.size == 1:
             return layers.pointwise(x[:, :: self.stride, :: self.stride], kernel[0, 0])
-        if self.dilation == 1:
-            return layers.conv(x, kernel, self.stride)
-        pad = self.dilation * (self.size // 2)
-        return lax.conv_general_dilated(
-            x, kernel, (self.stride,) * 2, ((pad, pad),) * 2, rhs_dilation=(self.dilation,) * 2,
-            dimension_numbers=layers.DIMENSIONS)
+        return layers.conv(x, kernel, self.stride, self.dilation)
 
 
 class MaxPool(nn.Module):
