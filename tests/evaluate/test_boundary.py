@@ -70,6 +70,38 @@ def test_edges_are_one_pixel_thick_and_on_the_objects_side():
     assert got[4].tolist() == [False, False, True, False, False, True, False, True, False]
 
 
+def test_edges_are_where_the_laplacian_of_a_mask_is_not_zero():
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        label = blobs(rng, (23, 31))
+        edge = np.zeros(label.shape, bool)
+        for value in np.unique(label[label > 0]):
+            # The larger class's side: smaller classes and the background are outside of the mask.
+            mask = np.pad((label >= value).astype(int), 1, mode="edge")
+            laplacian = (mask[:-2, 1:-1] + mask[2:, 1:-1] + mask[1:-1, :-2] + mask[1:-1, 2:]
+                         - 4 * mask[1:-1, 1:-1])
+            edge |= (laplacian != 0) & (label >= value)
+        np.testing.assert_array_equal(boundary.edges(label), edge)
+
+
+def test_pooled_scores_by_hand():
+    """A bar of three edge pixels, found, missed, and beside it one that is too long."""
+    bar, missed, long = (np.zeros((30, 40), np.uint8) for _ in range(3))  # d: 0.375 and 1 pixel
+    bar[10, 10:13] = 1
+    long[10, 10:15] = 1
+    counts = [boundary.count_edges(*pair) for pair in ((bar, bar), (missed, bar), (long, bar))]
+    got = boundary.scores(counts)
+    # True: 3 + 3 + 3, found 3 + 0 + 3. Labelled: 3 + 0 + 5, right 3 + 0 + 3 within 0.375 pixels,
+    # 3 + 0 + 4 within one.
+    for tolerance, right in (("0.0075", 6), ("0.02", 7)):
+        recall, precision = 6 / 9, right / 8
+        assert got[tolerance] == pytest.approx(
+            {"recall": recall, "precision": precision,
+             "f1": 2 * recall * precision / (recall + precision)})
+    # Not the mean of the images' own scores, in which the missed one would weigh a third.
+    assert got["0.02"]["precision"] != pytest.approx((1 + 0 + 4 / 5) / 3)
+
+
 def test_a_shift_is_found_within_the_tolerance_and_not_beyond():
     truth = (scene() > 0).astype(np.uint8)  # tolerances of this size: 1.2 and 3.1 pixels
     assert f1(np.roll(truth, 1, axis=1), truth) == [1.0, 1.0]

@@ -94,6 +94,19 @@ def test_miou_is_that_of_one_confusion_matrix(folders):
     assert got["miou"] == pytest.approx(np.mean(list(want.values())), abs=1e-15)
 
 
+def test_precision_recall_and_accuracy_by_hand(tmp_path):
+    label_map.write(tmp_path / "truth/a.png", np.array([[0, 0, 0, 1, 1, 1, 1, 2, 255]], np.uint8))
+    label_map.write(tmp_path / "labels/a.png", np.array([[0, 1, 2, 1, 1, 0, 255, 2, 2]], np.uint8))
+    (tmp_path / "names.txt").write_text("\n".join(NAMES))
+    got = run(**options(tmp_path))
+    assert got["precision"] == pytest.approx({"background": 1 / 2, "cat": 2 / 3, "dog": 1 / 2})
+    assert got["recall"] == pytest.approx({"background": 1 / 3, "cat": 2 / 4, "dog": 1})
+    assert got["iou"] == pytest.approx({"background": 1 / 4, "cat": 2 / 5, "dog": 1 / 2})
+    assert got["accuracy"] == 4 / 8 and got["absent"] == ["train"]
+    assert got["fp"] == pytest.approx((1 / 4 + 1 / 5 + 1 / 2) / 3)
+    assert got["fn"] == pytest.approx((2 / 4 + 2 / 5 + 0) / 3)
+
+
 def test_truth_against_itself_scores_one(folders):
     got = run(**options(folders, labels=str(folders / "truth"), metrics_wanted=("miou", "stats")))
     assert got["miou"] == got["accuracy"] == got["stats"]["quality"] == 1.0

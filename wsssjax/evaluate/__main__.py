@@ -1,4 +1,4 @@
-"""Command `python -m wsssjax.evaluate`: how good label maps are."""
+"""Command `python -m wsssjax.evaluate`: how good label maps are, or CAM files over thresholds."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import pathlib
 from collections.abc import Sequence
 
 from wsssjax.core import cli, files, metrics, threads
+from wsssjax.core.config import choose
 from wsssjax.data import label_map
-from wsssjax.data.classes import read_class_names
-from wsssjax.evaluate import boundary, confusion_ratio, label_stats, miou
+from wsssjax.data.classes import need_background, read_class_names
+from wsssjax.evaluate import boundary, confusion_ratio, label_stats, miou, sweep
 
-METRICS = ("miou", "boundary", "confusion", "stats")
+METRICS = ("miou", "boundary", "confusion", "stats", "sweep")
 ABSENT = ("skip", "zero")
 
 
@@ -34,7 +35,14 @@ def _confusion(labels, truth, ids, class_names, label, context, context_names) -
     return confusion_ratio.scores(counts, context_names, class_names)
 
 
-def _check(names: Sequence[str], absent: str, context, context_classes) -> None:
+def _sweep(cams, truth, ids, class_names, label, thresholds, stop, absent) -> dict:
+    values_t = sweep.parse_thresholds(thresholds)
+    choose(sweep.STOPS, stop, "--stop")
+    counts = sweep.folder_counts(cams, truth, ids, values_t, len(class_names), label)
+    return sweep.scores(counts, values_t, class_names, stop=stop, absent=absent)
+
+
+def _check(names: Sequence[str], labels, cams, absent: str, context, context_classes) -> None:
     for name in names:
         if name not in METRICS:
             raise ValueError(f"--metrics: {name!r} is unknown; there are {', '.join(METRICS)}")
@@ -42,25 +50,35 @@ def _check(names: Sequence[str], absent: str, context, context_classes) -> None:
         raise ValueError(f"--metrics: names none; there are {', '.join(METRICS)}")
     if absent not in ABSENT:
         raise ValueError(f"--absent={absent}: want {' or '.join(ABSENT)}")
+    of_labels = [name for name in names if name != "sweep"]
+    if of_labels and not labels:
+        raise ValueError(f"--metrics={of_labels[0]}: needs --labels=DIR")
+    if "sweep" in names and not cams:
+        raise ValueError("--metrics=sweep: needs --cams=DIR")
     if "confusion" in names and not (context and context_classes):
         raise ValueError("--metrics=confusion: needs --context=DIR and --context_classes=FILE")
 
 
-def run(*, labels: str, truth: str, ids: str | Sequence[str] | None = None,
-        metrics_wanted: Sequence[str] = ("miou",), classes: str = "voc", absent: str = "skip",
-        context: str | None = None, context_classes: str | None = None,
-        progress: bool = True) -> dict:
-    """Scores of a folder of label maps, fractions 0..1, as one dict without paths.
+def run(*, truth: str, labels: str | None = None, cams: str | None = None,
+        ids: str | Sequence[str] | None = None, metrics_wanted: Sequence[str] = ("miou",),
+        classes: str = "voc", absent: str = "skip", context: str | None = None,
+        context_classes: str | None = None, thresholds: str = sweep.THRESHOLDS,
+        stop: str = "full", progress: bool = True) -> dict:
+    """Scores of a folder of label maps or CAM files, fractions 0..1, as one dict without paths.
 
-    labels, truth, context: folders of label maps.  ids: list file or ids; None: all of `labels`.
+    labels, truth, context: folders of label maps.  cams: folder of CAM files, for "sweep".
+    ids: list file or ids; None: all of `labels`, else of `cams`.
     metrics_wanted: of "miou" (adds "miou", "iou", "absent", "accuracy", "precision", "recall"),
-    "boundary", "confusion" and "stats" (each adds its own key).  absent: "skip" leaves classes out
-    that are in neither map and names them; "zero" counts them as 0.
+    "boundary", "confusion", "stats" and "sweep" (each adds its own key).  absent: "skip" leaves
+    classes out that are in neither map and names them; "zero" counts them as 0.
+    thresholds, stop: see `sweep.parse_thresholds` and `sweep.STOPS`.
     """
-    _check(metrics_wanted, absent, context, context_classes)
+    _check(metrics_wanted, labels, cams, absent, context, context_classes)
     class_names = read_class_names(classes)
     wanted = files.read_ids(ids) if isinstance(ids, str) else ids
-    names = miou.scored_ids(labels, truth, wanted)
+    names = miou.scored_ids(labels, truth, wanted) if labels else wanted
+    if "sweep" in metrics_wanted:
+        names = sweep.scored_ids(cams, truth, names)
     result = {"images": len(names)}
     if {"miou", "stats"} & set(metrics_wanted):
         label = "confusion matrix" if progress else ""
@@ -76,6 +94,10 @@ def run(*, labels: str, truth: str, ids: str | Sequence[str] | None = None,
         result["confusion"] = _confusion(labels, truth, names, class_names,
                                          "context" if progress else "", context,
                                          read_class_names(context_classes))
+    if "sweep" in metrics_wanted:
+        need_background(class_names, "--metrics=sweep")
+        result["sweep"] = _sweep(cams, truth, names, class_names, "sweep" if progress else "",
+                                 thresholds, stop, absent)
     return result
 
 
@@ -83,18 +105,27 @@ def parser() -> argparse.ArgumentParser:
     """The command's flags."""
     p = cli.parser("python -m wsssjax.evaluate", __doc__,
                    "python -m wsssjax.evaluate --labels=out/labels --truth=SegmentationClass "
-                   "--ids=val.txt")
+                   "--ids=val.txt\n"
+                   "  python -m wsssjax.evaluate --cams=out/cams --truth=SegmentationClass "
+                   "--json=out/cams/sweep.json")
     add = p.add_argument
-    add("--labels", required=True, metavar="D", help="folder of label maps to score")
+    add("--labels", metavar="D", help="folder of label maps to score")
+    add("--cams", metavar="D", help="folder of CAM files, for sweep")
     add("--truth", required=True, metavar="G", help="folder of true label maps")
-    add("--ids", metavar="LIST", help="text file, one id a line (default: all of --labels)")
-    add("--metrics", default="miou", help=f"of {','.join(METRICS)} (default miou)")
+    add("--ids", metavar="LIST", help="text file, one id a line (default: all of --labels, or of "
+        "--cams)")
+    add("--metrics", help=f"of {','.join(METRICS)} (default miou; sweep with --cams alone)")
+    add("--thresholds", default=sweep.THRESHOLDS, metavar="A:B:STEP", help="sweep: scores of the "
+        f"background, a pixel is a class above it (default {sweep.THRESHOLDS})")
+    add("--stop", default="full", help="sweep: which thresholds the best one is chosen from, "
+        f"{', '.join(sweep.STOPS)} (default full)")
     add("--context", metavar="DIR", help="folder of context label maps, for confusion")
     add("--context_classes", metavar="FILE", help="names of the context classes, 0 first")
     add("--classes", default="voc", help="voc, coco, cityscapes, ade20k, or a "
         "file of class names, background first")
     add("--absent", default="skip", help="classes in neither map: skip (default) or zero")
-    add("--json", metavar="PATH", help="write the scores here")
+    add("--json", metavar="PATH", help="write the scores here; the report shows a sweep.json that "
+        "lies in a run's folder or in that of a step")
     return p
 
 
@@ -113,8 +144,9 @@ def report(result: dict):
         for name, value in result["iou"].items():
             table.add_row(name, percent(value), percent(result["precision"].get(name)),
                           percent(result["recall"].get(name)))
+        table.caption = f"pixel accuracy {percent(result['accuracy'])} %"
         if result["absent"]:
-            table.caption = "in neither labels nor truth: " + ", ".join(result["absent"])
+            table.caption += "; in neither labels nor truth: " + ", ".join(result["absent"])
         yield table
     if "boundary" in result:
         table = Table("tolerance (of the diagonal)", "recall", "precision", "F1",
@@ -129,17 +161,43 @@ def report(result: dict):
             table.add_row(row["class"], row["context"], ratio, percent(row["iou"]),
                           str(row["images"]))
         yield table
+    if "sweep" in result:
+        yield _sweep_table(result["sweep"], percent)
     if "stats" in result:
         stats = result["stats"]
         yield (f"labels: {percent(stats['single_class'])} % with one class, "
                f"{percent(stats['empty'])} % with none, mean quality {percent(stats['quality'])} %")
 
 
+def _sweep_table(found: dict, percent):
+    """A row for every tenth or so of the thresholds, and for the best one."""
+    from rich.table import Table
+
+    best, thresholds = found["best"], found["thresholds"]
+    table = Table(title=f"mIoU {percent(best['miou'])} % at the threshold {best['threshold']:g}, "
+                  f"the best of {found['tried']} ({found['stop']})")
+    for column in ("threshold", "mIoU", "FP", "FN", "precision", "recall"):
+        table.add_column(column, justify="right")
+    step = max(1, (len(thresholds) - 1) // 10)
+    for i, threshold in enumerate(thresholds):
+        chosen = threshold == best["threshold"]
+        if i % step == 0 or chosen:
+            table.add_row(f"{threshold:g}", *(percent(found[name][i]) for name in sweep.CURVES),
+                          style="bold" if chosen else None)
+    highest = max(found["miou"])
+    if highest > best["miou"]:
+        table.caption = (f"not tried by this rule: {percent(highest)} % at "
+                         f"{thresholds[found['miou'].index(highest)]:g}")
+    return table
+
+
 def main(arguments: list[str]) -> None:
     """Runs the command."""
     args = vars(parser().parse_args(arguments))
-    to_json = args.pop("json")
-    wanted = [name for name in args.pop("metrics").split(",") if name]
+    to_json, wanted = args.pop("json"), args.pop("metrics")
+    if wanted is None:
+        wanted = "sweep" if args["cams"] and not args["labels"] else "miou"
+    wanted = [name for name in wanted.split(",") if name]
     result = run(metrics_wanted=wanted, **args)
     if to_json:
         files.write_json(to_json, result)

@@ -1,9 +1,11 @@
 """Confusion ratio: how much of a class's label lies on the scenery that usually comes with it.
 
-m(k, c) = FP / TP, after EPS (arXiv 2105.08965): FP are the pixels of context class k (rails, water)
-that the label calls c though the truth does not, TP the pixels rightly labelled c. The paper scores
-each pair on a subset of images that it does not name; here it is the images which contain both, k
-in the context map and c in the truth.
+m(k, c) = FP / TP, after EPS (arXiv 2105.08965, Table 2): FP are the pixels of context class k
+(rails, water) that the label calls c though the truth does not, TP the pixels rightly labelled c;
+counts are pooled over the images. The paper scores each pair on a subset of images that it does not
+name (its IoU of the same class differs from pair to pair); here it is the images which contain
+both, k in the context map and c in the truth, and the IoU given beside the ratio is that of c on
+them. Pixels whose truth is open do not count.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""mIoU of a folder of label maps against the truth, from one confusion matrix over the set."""
+"""mIoU of a folder of label maps against the truth, from one confusion matrix over the set.
+
+Beside it stand, per class, precision = hits / painted pixels and recall = hits / true pixels, and
+the accuracy over all pixels, as EPS's script prints them; only pixels with a known truth count.
+EPS's script also drops pixels whose *label* is no class; here a pixel labelled 255 is a miss.
+"""
 
 from __future__ import annotations
 

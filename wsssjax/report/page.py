@@ -15,6 +15,8 @@ from wsssjax.report.read import Run, is_number
 _MAIN_CURVES = ("train/loss", "train/mask_ratio")  # drawn openly; other logged values on demand
 _NO_CURVE = re.compile(r"step|epoch|.*(second|_s$|rate_lr|/lr$)")
 _SETS = ("A", "B", "B+")
+_SWEEP_CURVES = {"miou": "mIoU", "fp": "FP", "fn": "FN", "precision": "precision",
+                 "recall": "recall"}
 
 
 def make(run: Run) -> str:
@@ -39,6 +41,7 @@ def make(run: Run) -> str:
         bars=_bars(results),
         histogram=_histogram(results),
         agreement=_agreement(run),
+        sweeps=_sweeps(run),
         groups=gallery.build(run),
         side=gallery.SIDE,
         curves=_curves(run),
@@ -133,6 +136,22 @@ def _histogram(results: dict) -> dict | None:
                  for i, (low, high) in enumerate(zip(edges, edges[1:], strict=False)))
     return {"charts": drawn,
             "table": tables.Table("histogram", "Images by IoU", ("IoU", *sets), rows)}
+
+
+def _sweeps(run: Run) -> dict | None:
+    """Curves over the background threshold: mIoU of all sets in one chart, then a chart a set."""
+    if not run.sweeps:
+        return None
+    curves = {name: {key: list(zip(sweep["thresholds"], sweep[key], strict=True))
+                     for key in _SWEEP_CURVES} for name, sweep in run.sweeps.items()}
+    drawn = [("mIoU", {name: by_key["miou"] for name, by_key in curves.items()})]
+    drawn += [(name, {_SWEEP_CURVES[key]: curve for key, curve in by_key.items()})
+              for name, by_key in curves.items()]
+    shown = [{"title": title, "legend": [(n, _svg(charts.swatch(i))) for i, n in enumerate(group)],
+              "svg": _svg(charts.lines(group, x="background threshold", y="share", top=1.0,
+                                       label=f"{title} over the background threshold"))}
+             for title, group in drawn]
+    return {"charts": shown, "table": tables.sweeps(run.sweeps)}
 
 
 def _agreement(run: Run) -> markupsafe.Markup | None:

@@ -32,6 +32,11 @@ _GALLERY = {"image_root": _TEXT, "truth_root": _TEXT, "best": "a list of names",
 _EVALUATED = {"*": {"miou": _NUMBER, "iou": _SCORES, "step": _NUMBER, "epoch": _NUMBER}}
 _VALIDATION = {"student": _EVALUATED, "teacher": _EVALUATED}
 _MANIFEST = {"inputs": {}, "device_batch": _NUMBER, "wall_s": _NUMBER, "id_count": _NUMBER}
+_CURVES = ("thresholds", "miou", "fp", "fn", "precision", "recall")
+# What `python -m wsssjax.evaluate --metrics=sweep --json=sweep.json` writes.
+_SWEEP = {"images": _NUMBER, "sweep": {**dict.fromkeys(_CURVES, "a list of numbers"),
+                                       "best": {"threshold": _NUMBER, "miou": _NUMBER},
+                                       "stop": _TEXT}}
 _LARGEST = 1e30  # what a chart can still draw
 _PAIR_COLUMNS = {
     "id": pyarrow.types.is_string, "iou": pyarrow.types.is_floating,
@@ -60,6 +65,7 @@ class Run:
     gallery: dict
     scores: dict  # of a single training: student and teacher, best and last
     pairs: dict[str, dict]  # by image id: iou of its two labels, rank, selected
+    sweeps: dict[str, dict]  # by step: curves over the background threshold
 
 
 def read_run(folder) -> Run:
@@ -77,7 +83,8 @@ def read_run(folder) -> Run:
     steps = [step for step in inner if step.config or step.manifest or step.metrics]
     if own.metrics or (own.manifest and not steps):
         steps.append(own)
-    if not (results or steps or own.config):
+    sweeps = _read_sweeps(folder)
+    if not (results or steps or own.config or sweeps):
         raise ValueError(f"{folder}: holds no results.json, metrics.jsonl or step folder; "
                          "--run wants the --workdir of a run")
     gallery = _read_object(folder / "evaluate" / "gallery.json", _GALLERY) or {}
@@ -87,13 +94,31 @@ def read_run(folder) -> Run:
                              "want a file name without folder and suffix")
     scores = _read_object(folder / "scores.json", _VALIDATION) or {}
     return Run(folder, results, own.config, tuple(_in_order(steps)), gallery, scores,
-               _read_pairs(folder / "select" / "selection.parquet"))
+               _read_pairs(folder / "select" / "selection.parquet"), sweeps)
 
 
 def _read_step(folder: pathlib.Path, name: str) -> Step:
     return Step(name, _read_object(folder / "config.json", {}),
                 _read_object(folder / "manifest.json", _MANIFEST),
                 _read_metrics(folder / "metrics.jsonl"))
+
+
+def _read_sweeps(folder: pathlib.Path) -> dict[str, dict]:
+    """The sweep.json of the folder itself, as "run", and of each folder in it, by its name."""
+    found = {}
+    for name, path in [("run", folder), *((p.name, p) for p in sorted(folder.iterdir()))]:
+        path = path / "sweep.json"
+        value = _read_object(path, _SWEEP)
+        if value is None:
+            continue
+        sweep = value.get("sweep") or {}
+        lengths = {len(sweep.get(key) or ()) for key in _CURVES}
+        best = sweep.get("best") or {}
+        if len(lengths) != 1 or 0 in lengths or None in map(best.get, ("threshold", "miou")):
+            raise ValueError(f"{path}: no curves of equal length with a best threshold; write it "
+                             "with python -m wsssjax.evaluate --metrics=sweep --json=sweep.json")
+        found[name] = {**sweep, "images": value.get("images")}
+    return found
 
 
 def _read_object(path: pathlib.Path, shape: dict) -> dict | None:

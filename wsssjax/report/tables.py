@@ -125,6 +125,23 @@ def saliency(results: dict) -> Table | None:
                  rows, "Supervision: S.")
 
 
+def sweeps(found: dict) -> Table | None:
+    """The best background threshold of each set of class maps."""
+    if not found:
+        return None
+    rows = []
+    for name, sweep in found.items():
+        best = sweep["best"]
+        rows.append((name, f"{best['threshold']:g}", percent(best["miou"]),
+                     percent(best.get("fp")), percent(best.get("fn")), count(sweep["images"]),
+                     _text(sweep, "stop")))
+    return Table("sweeps", "Best background threshold",
+                 ("maps", "threshold", "mIoU %", "FP %", "FN %", "images", "rule"), tuple(rows),
+                 "A pixel is a class where the class's map is above the threshold. rule: which "
+                 "thresholds are tried, from the lowest on: all (full), or up to the first at "
+                 "which mIoU falls (first_decrease) or does not rise (first_non_increase).")
+
+
 def selection(results: dict) -> Table | None:
     """Quality of the selected labels beside a random draw and the rest."""
     chosen = results.get("selection")
