@@ -9,13 +9,16 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+TEACHER = "ema_"  # begins the names of collections in `extra` that are the teacher's own
+
 
 @flax.struct.dataclass
 class TrainState:
     """step: int32 scalar, steps done.  params: the parameter tree.  ema: the teacher's values of
     the part that learns (a frozen encoder is the student's), None where a method has no teacher.
     opt: the optimizer's state, of that part too.  extra: other collections, e.g.
-    {"batch_stats": ...}. It holds no keys: those follow from the seed and the step."""
+    {"batch_stats": ...}; "ema_batch_stats" is the teacher's, where it has another than the student.
+    It holds no keys: those follow from the seed and the step."""
 
     step: Any
     params: Any
@@ -24,8 +27,13 @@ class TrainState:
     extra: Any
 
     def variables(self, *, ema: bool = False) -> dict:
-        """What `module.apply` takes: {"params": ..., **extra}."""
-        return {"params": {**self.params, **self.ema} if ema else self.params, **self.extra}
+        """What `module.apply` takes of student or teacher: {"params": ..., **extra}."""
+        found = {name: x for name, x in self.extra.items() if not name.startswith(TEACHER)}
+        if not ema:
+            return {"params": self.params, **found}
+        own = {name.removeprefix(TEACHER): x for name, x in self.extra.items()
+               if name.startswith(TEACHER)}
+        return {"params": {**self.params, **self.ema}, **found, **own}
 
     def size(self) -> dict[str, int]:
         """Bytes of parameters, teacher, optimizer and the rest."""

@@ -1,0 +1,398 @@
+"""Conformer-S: a residual network and a transformer that exchange features block by block.
+
+Peng et al., "Conformer: Local Features Coupling Global Representations for Visual Recognition",
+ICCV 2021, with the two changes of TransCAM (Li et al., 2022): the last fusion keeps its stride, so
+that features lie at stride 16, and the attention of all twelve blocks comes out. Names mirror the
+PyTorch tree (`conv_trans_5.cnn_block.bn1.weight` is `conv_trans_5/cnn_block/bn1/scale`).
+
+As published, and not as one would expect it: the class token enters every block doubled (the
+convolutions' features come with a copy of it and the whole is added), the stem's batch norm has
+another epsilon than all others, and the map grows by repeating its pixels. There is no position
+table, so any square whose side is a multiple of 16 will do.
+
+The residual stream of the tokens, norms and softmax are float32; convolutions and matrix products
+run in `dtype`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wsssjax.models import layers
+from wsssjax.models.norms import BatchNorm
+from wsssjax.models.vit import Linear
+
+BASE = 64  # channels of the stem and of an attention head; all other widths are multiples of it
+HEADS = 6  # of attention
+DEPTH = 12
+PATCH = 16  # pixels of the image per token
+EPSILON = 1e-6  # of batch norms and layer norms inside the blocks
+STEM_EPSILON = 1e-5  # of the stem's batch norm and of the last layer norm
+CLASSIFIERS = ("trans_cls_head", "conv_cls_head", "label_enc", "classifier_x")  # no encoder's parts
+
+
+class _Fused(NamedTuple):
+    """One of the blocks `conv_trans_2` … `conv_trans_12`. width: of the map, in BASE channels.
+    stride: of its convolutions.  factor: how many pixels of the map a token's side has."""
+
+    name: str
+    width: int
+    stride: int
+    factor: int
+    last: bool
+
+
+def _block_list() -> tuple[_Fused, ...]:
+    blocks = []
+    for first, width, factor in ((1, 4, 4), (5, 8, 2), (9, 16, 1)):
+        for i in range(max(first, 2), first + 4):
+            stride = 2 if i == first else 1
+            blocks.append(_Fused(f"conv_trans_{i}", width, stride, factor, i == DEPTH))
+    return tuple(blocks)
+
+
+BLOCKS = _block_list()
+_TAPPED = {"conv_trans_4": "tap0", "conv_trans_8": "tap1", "conv_trans_11": "tap2"}
+
+
+# ---- layers ------------------------------------------------------------------------------------
+
+
+class Conv(nn.Module):
+    """A convolution padded by half its kernel, drawn Kaiming normal by fan-out, as published."""
+
+    features: int
+    size: int = 1  # kernel side
+    stride: int = 1
+    bias: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @property
+    def reaches(self) -> bool:
+        """Whether an output depends on more than one pixel (see `padded`)."""
+        return self.size > 1
+
+    @nn.compact
+    def __call__(self, x_bhwc):
+        width = x_bhwc.shape[-1]
+        init = layers.normal((2 / (self.features * self.size**2)) ** 0.5)
+        kernel = self.param("kernel", init, (self.size, self.size, width, self.features))
+        x, kernel = x_bhwc.astype(self.dtype), kernel.astype(self.dtype)
+        if self.size == 1:
+            y = layers.pointwise(x[:, :: self.stride, :: self.stride], kernel[0, 0])
+        else:
+            y = layers.conv(x, kernel, self.stride)
+        if self.bias:
+            bias = self.param("bias", layers.torch_uniform(width * self.size**2), (self.features,))
+            y = y + layers.on_channels(bias, self.dtype)
+        return y
+
+
+class LayerNorm(nn.Module):
+    """Tokens of zero mean and unit variance over the channels, scaled and shifted; float32."""
+
+    epsilon: float = EPSILON
+
+    @nn.compact
+    def __call__(self, x_bnd):
+        shape = (x_bnd.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        x = x_bnd.astype(jnp.promote_types(x_bnd.dtype, jnp.float32))
+        x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+        return x * scale.reshape(1, 1, -1) + bias.reshape(1, 1, -1)
+
+
+class PatchConv(nn.Module):
+    """Blocks of 4 x 4 pixels of the stem as tokens [b, p q, d], row by row."""
+
+    features: int
+    side: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_bhwc):
+        b, h, w, c = x_bhwc.shape
+        k = self.side
+        init = layers.normal((2 / (self.features * k**2)) ** 0.5)
+        kernel = self.param("kernel", init, (k, k, c, self.features)).astype(self.dtype)
+        bias = self.param("bias", layers.torch_uniform(c * k**2), (self.features,))
+        x = x_bhwc.astype(self.dtype).reshape(b, h // k, k, w // k, k, c)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, k * k * c)
+        return x @ kernel.reshape(k * k * c, -1) + bias.astype(self.dtype).reshape(1, 1, -1)
+
+
+# ---- the branch of convolutions ----------------------------------------------------------------
+
+
+class ConvBlock(nn.Module):
+    """(x after a residual bottleneck, its inner map after the 3x3 convolution).
+
+    width: of the result; the bottleneck has a quarter of it.  added: to what the 3x3 reads.
+    """
+
+    width: int
+    stride: int = 1
+    project: bool = False  # the shortcut is a convolution
+    norm: str = "batch"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_bpqd, added=None, *, train: bool):
+        def conv_norm(x, number, width, size=1, stride=1):
+            x = Conv(width, size, stride, dtype=self.dtype, name=f"conv{number}")(x)
+            return BatchNorm(self.norm, EPSILON, name=f"bn{number}")(x, train=train)
+
+        x = nn.relu(conv_norm(x_bpqd, 1, self.width // 4))
+        x = x if added is None else x + added
+        inner = nn.relu(conv_norm(x, 2, self.width // 4, 3, self.stride))
+        x, shortcut = conv_norm(inner, 3, self.width), x_bpqd
+        if self.project:
+            shortcut = Conv(self.width, 1, self.stride, dtype=self.dtype,
+                            name="residual_conv")(shortcut)
+            shortcut = BatchNorm(self.norm, EPSILON, name="residual_bn")(shortcut, train=train)
+        return nn.relu(x + shortcut), inner
+
+
+class Squeeze(nn.Module):
+    """A map as tokens [b, 1 + n, d]: averaged over blocks of `factor` pixels, normed, GELU; before
+    them the class token of `tokens_bnd`."""
+
+    factor: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_bpqd, tokens_bnd):
+        width, k = tokens_bnd.shape[-1], self.factor
+        x = Conv(width, bias=True, dtype=self.dtype, name="conv_project")(x_bpqd)
+        b, p, q, _ = x.shape
+        x = x.astype(tokens_bnd.dtype).reshape(b, p // k, k, q // k, k, width).mean((2, 4))
+        x = layers.gelu(LayerNorm(name="ln")(x.reshape(b, -1, width)))
+        return jnp.concatenate([tokens_bnd[:, :1], x], axis=1)
+
+
+class Expand(nn.Module):
+    """The patch tokens as a map [b, p, q, width], each pixel repeated `factor` times a side."""
+
+    width: int
+    factor: int
+    norm: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, tokens_bnd, *, train: bool):
+        b, n, d = tokens_bnd.shape
+        side, k = round((n - 1) ** 0.5), self.factor
+        x = tokens_bnd[:, 1:].reshape(b, side, side, d)
+        x = Conv(self.width, bias=True, dtype=self.dtype, name="conv_project")(x)
+        x = nn.relu(BatchNorm(self.norm, EPSILON, name="bn")(x, train=train))
+        x = jnp.broadcast_to(x[:, :, None, :, None], (b, side, k, side, k, self.width))
+        return x.reshape(b, side * k, side * k, self.width)
+
+
+# ---- the branch of tokens ----------------------------------------------------------------------
+
+
+class Attention(nn.Module):
+    """([b, n, d], the softmax attention averaged over the heads [b, n, n], float32)."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_bnd):
+        b, n, d = x_bnd.shape
+        qkv = Linear(3 * d, self.dtype, name="qkv")(x_bnd).reshape(b, n, 3, HEADS, d // HEADS)
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        scores = jnp.einsum("bnhd,bmhd->bhnm", q * (d // HEADS) ** -0.5, k)
+        weights = jax.nn.softmax(scores.astype(jnp.promote_types(scores.dtype, jnp.float32)))
+        x = jnp.einsum("bhnm,bmhd->bnhd", weights.astype(self.dtype), v)
+        return Linear(d, self.dtype, name="proj")(x.reshape(b, n, d)), weights.mean(1)
+
+
+class Mlp(nn.Module):
+    """d → 4 d → d with the exact GELU."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_bnd):
+        d = x_bnd.shape[-1]
+        x = layers.gelu(Linear(4 * d, self.dtype, name="fc1")(x_bnd))
+        return Linear(d, self.dtype, name="fc2")(x)
+
+
+class Block(nn.Module):
+    """(tokens after a pre-normed transformer block, its attention as of `Attention`).
+
+    drop_path: probability that a row of the batch skips a branch, in training; what is kept grows
+    by 1 / (1 - drop_path).
+    """
+
+    drop_path: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_bnd, *, train: bool):
+        def drop(x):
+            return nn.Dropout(self.drop_path, broadcast_dims=(1, 2))(x, deterministic=not train)
+
+        x, attention_bnn = Attention(self.dtype, name="attn")(LayerNorm(name="norm1")(x_bnd))
+        x_bnd = x_bnd + drop(x.astype(x_bnd.dtype))
+        x = Mlp(self.dtype, name="mlp")(LayerNorm(name="norm2")(x_bnd))
+        return x_bnd + drop(x.astype(x_bnd.dtype)), attention_bnn
+
+
+class FusedBlock(nn.Module):
+    """(map, tokens, attention) after one block of both branches."""
+
+    block: _Fused
+    base: int
+    drop_path: float
+    norm: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_bpqd, tokens_bnd, *, train: bool):
+        width, stride, factor = self.block.width * self.base, self.block.stride, self.block.factor
+        x, inner = ConvBlock(width, stride, stride > 1, self.norm, self.dtype,
+                             name="cnn_block")(x_bpqd, train=train)
+        # The copy of the class token in `squeezed` doubles it.
+        squeezed = Squeeze(factor, self.dtype, name="squeeze_block")(inner, tokens_bnd)
+        tokens, attention = Block(self.drop_path, self.dtype, name="trans_block")(
+            squeezed + tokens_bnd, train=train)
+        added = Expand(width // 4, factor, self.norm, self.dtype,
+                       name="expand_block")(tokens, train=train)
+        x, _ = ConvBlock(width, 1, self.block.last, self.norm, self.dtype,
+                         name="fusion_block")(x, added, train=train)
+        return x, tokens, attention
+
+
+class Conformer(nn.Module):
+    """(pooled float32 [b, d], aux). aux: `features` [b, p, q, 1024] at stride 16, `class_token`
+    [b, 384] after the last norm, `attention` float32 [b, n, n] with n = p q: row i says what patch
+    i looks at, averaged over heads and summed over the 12 blocks, without the class token (so each
+    row sums to less than 12); tap0..tap3, the maps at strides 4, 8, 16 and 16.
+
+    Images are float [b, h, h, 3], normalised by ImageNet's mean and deviation; ValueError unless h
+    is a multiple of 16.
+    width: factor on all channel counts; below 1 for tests.
+    drop_path: probability that the last block's branches are skipped; it rises linearly from 0 over
+    the blocks and needs the random stream "dropout" in training.
+    norm: of the batch norms, see `norms.BatchNorm`.
+    """
+
+    width: float = 1.0
+    drop_path: float = 0.1
+    norm: str = "batch"
+    dtype: jnp.dtype = jnp.float32
+
+    tap_strides = (4, 8, 16, 16)
+
+    @property
+    def tap_widths(self) -> tuple[int, int, int, int]:
+        return tuple(n * self._base for n in (4, 8, 16, 16))
+
+    @property
+    def feature_width(self) -> int:
+        return 16 * self._base
+
+    @property
+    def _base(self) -> int:
+        return max(1, round(BASE * self.width))
+
+    @nn.compact
+    def __call__(self, image_bhwc, *, train: bool):
+        b, h, w, _ = image_bhwc.shape
+        if h != w or h % PATCH or not h:
+            raise ValueError(f"image of {h} x {w} pixels; a Conformer wants squares whose side is "
+                             f"a multiple of {PATCH}")
+        base, rates = self._base, np.linspace(0.0, self.drop_path, DEPTH).tolist()
+        x = Conv(base, 7, 2, dtype=self.dtype, name="conv1")(image_bhwc)
+        x = nn.relu(BatchNorm(self.norm, STEM_EPSILON, name="bn1")(x, train=train))
+        stem = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x, _ = ConvBlock(4 * base, 1, True, self.norm, self.dtype, name="conv_1")(
+            stem, train=train)
+        tokens = PatchConv(HEADS * base, 4, self.dtype, name="trans_patch_conv")(stem)
+        tokens = tokens.astype(jnp.promote_types(tokens.dtype, jnp.float32))
+        first = self.param("cls_token", layers.normal(0.02), (1, 1, HEADS * base))
+        first = jnp.broadcast_to(first.astype(tokens.dtype), (b, 1, HEADS * base))
+        tokens, attention = Block(rates[0], self.dtype, name="trans_1")(
+            jnp.concatenate([first, tokens], axis=1), train=train)
+        aux, total = {}, attention
+        for block, rate in zip(BLOCKS, rates[1:], strict=True):
+            x, tokens, attention = FusedBlock(block, base, rate, self.norm, self.dtype,
+                                              name=block.name)(x, tokens, train=train)
+            total = total + attention
+            if block.name in _TAPPED:
+                aux[_TAPPED[block.name]] = x
+        token = LayerNorm(STEM_EPSILON, name="trans_norm")(tokens[:, :1])
+        pooled = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
+        return pooled, {**aux, "tap3": x, "features": x, "class_token": token[:, 0],
+                        "attention": total[:, 1:, 1:]}
+
+
+# ---- weights -----------------------------------------------------------------------------------
+
+_IN_BLOCK = r"(norm[12]|attn\.(qkv|proj)|mlp\.fc[12])"
+_IN_CONV = r"(conv[123]|bn[123]|residual_conv|residual_bn)"
+_LAYER = re.compile(
+    rf"(conv1|bn1|trans_patch_conv|trans_norm|conv_1\.{_IN_CONV}|trans_1\.{_IN_BLOCK}"
+    rf"|conv_trans_\d+\.((cnn|fusion)_block\.{_IN_CONV}|trans_block\.{_IN_BLOCK}"
+    r"|squeeze_block\.(conv_project|ln)|expand_block\.(conv_project|bn)))")
+_STATISTICS = {"running_mean": "mean", "running_var": "var"}
+
+
+def from_torch(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Weights under our flat names (`params/conv_1/conv1/kernel`) from a PyTorch state dict.
+
+    tensors: numpy, any float dtype; the result is float32. The prefix "module." is taken off, batch
+    counters and the layers that classify (CLASSIFIERS) are passed over; a name of unknown form is a
+    ValueError. Whether names are missing is seen when the result is restored.
+    """
+    flat = {}
+    for full, value in tensors.items():
+        layer, _, kind = full.removeprefix("module.").rpartition(".")
+        if kind == "num_batches_tracked" or layer in CLASSIFIERS:
+            continue
+        value = np.asarray(value, np.float32)
+        if (layer, kind) == ("", "cls_token"):
+            flat["params/cls_token"] = value
+            continue
+        if not _LAYER.fullmatch(layer) or not (name := leaf(kind, value.ndim)):
+            raise ValueError(f"{full} {list(value.shape)}: no tensor of a Conformer")
+        top = "batch_stats" if kind in _STATISTICS else "params"
+        flat["/".join([top, *layer.split("."), name])] = moved(value)
+    return flat
+
+
+def to_torch(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The PyTorch state dict of our flat names; the exact inverse, without batch counters."""
+    kinds = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean",
+             "var": "running_var", "cls_token": "cls_token"}
+    tensors = {}
+    for name, value in flat.items():
+        _, *layer, last = name.split("/")
+        back = value.transpose(3, 2, 0, 1) if value.ndim == 4 else (
+            value.T if value.ndim == 2 else value)
+        tensors[".".join([*layer, kinds[last]])] = np.ascontiguousarray(back)
+    return tensors
+
+
+def leaf(kind: str, ndim: int) -> str | None:
+    """Our name of a layer's tensor by PyTorch's; None where there is no such tensor."""
+    names = {("weight", 1): "scale", ("weight", 2): "kernel", ("weight", 4): "kernel",
+             ("bias", 1): "bias"} | {(old, 1): new for old, new in _STATISTICS.items()}
+    return names.get((kind, ndim))
+
+
+def moved(value: np.ndarray) -> np.ndarray:
+    """A tensor with its axes in our order: kernels read from input to output."""
+    order = {4: (2, 3, 1, 0), 2: (1, 0)}.get(value.ndim)
+    return np.ascontiguousarray(value.transpose(order)) if order else value
