@@ -57,8 +57,15 @@ def get_config(arg=""):
     c.data.val = ""  # list: '<photo> <label>' a line, evaluated as it trains; "" for none
 
     c.predict = ml_collections.ConfigDict()
-    c.predict.mode = "original"  # whole photos, resized to multiples; or sliding_window
+    c.predict.mode = "original"  # whole photos, resized to multiples; sliding_window; multi_scale
     c.predict.multiple = 8  # pixels; photos are resized to the nearest multiple on each side
     c.predict.window = 448  # pixels, side of a sliding window, moved by 2/3 of it
     c.predict.batch = 8  # photos of one size, or windows, per call
+    c.predict.scales, c.predict.flip = (1.0,), False  # mode multi_scale: factors, mirror images
+    c.predict.resize = "bicubic"  # how a photo is scaled: bicubic (Pillow), half_pixel or corners
+    c.predict.merge = "mean"  # of softmax; max of softmax; max_logits
+    c.predict.canvas, c.predict.grid = "exact", 64  # a bucket is for other networks
+    c.predict.full_eval = False  # data.val is seen at all scales, too, and not at scale 1 alone
+    c.predict.crf = ""  # python -m wsssjax.predict: a preset of core/crf.py behind it
+    c.predict.crf_least = 0.0  # the CRF leaves out classes that are nowhere this probable
     return c

@@ -55,6 +55,10 @@ def get_config(arg=""):
     c.tensorboard = False  # also write event files for TensorBoard
     c.classes = "voc"  # voc, coco, cityscapes, ade20k or a file with one class name a line
 
+    c.loss_scales = (1.0,)  # supervised alone: factors on the crop's sides, each with a loss of its
+    #                         own; of several, their maximum has one more
+    c.loss_size = "image"  # supervised alone: labels and logits meet at the size of the image, or
+    #                        at that of the scores (features: labels are shrunk)
     c.criterion = "ce"  # of labelled photos: ce over all labelled pixels; ohem over the hard ones
     c.ohem_threshold = 0.7  # ohem: pixels whose true class has at most this probability
     c.ohem_min_kept = 200_000  # ohem: pixels taken at least, of a group's rows
@@ -69,8 +73,15 @@ def get_config(arg=""):
     c.data.unlabeled = "unlabeled.txt"  # list: '<photo>' a line; a label beside it is not read
     c.data.val = ""  # list: '<photo> <label>' a line, evaluated as it trains; "" for none
     c.data.epoch_photos = 0  # supervised alone: photos that make a pass, where the list is shorter
-    c.data.scale = (0.5, 2.0)  # random factor on the longer side: range
+    c.data.resize = "factor"  # what scale is: factor, a range; choice, factors of which one is
+    #                           drawn; long_side, a range of pixels
+    c.data.scale = (0.5, 2.0)  # on the longer side
     c.data.crop = 518  # pixels, both sides
+    c.data.canvas = "black"  # where a crop reaches beyond the photo, right and below: black; mean,
+    #                          the mean colour; mean_random, with the photo at random on it
+    c.data.canvas_label = 255  # label there: 255 ignores it, 0 is background
+    c.data.jitter = (0.0, 0.0, 0.0, 0.0)  # of labelled photos: brightness, contrast, saturation,
+    #                                       hue (see strong)
     c.data.flip_p = 0.5  # probability
     c.data.mean = (0.485, 0.456, 0.406)  # of RGB in 0..1, as the encoder was pretrained with
     c.data.std = (0.229, 0.224, 0.225)
@@ -93,6 +104,12 @@ def get_config(arg=""):
     c.model.encoder, c.model.head_width = SIZES[arg]
     c.model.encoder_weights = ""  # .safetensors from tools/convert_weights.py; "" starts random
     c.model.output_stride = 32  # pixels per cell of a CNN's coarsest map; DINOv2 has 14
+    c.model.bgr = False  # the encoder's weights want blue first, as those from Caffe
+    c.model.decoder = "dpt"  # or one of models/deeplab.py: largefov, aspp, resnet38_head,
+    #                          deeplabv3plus, which read the next three
+    c.model.head_dilations = (12,)  # of its branches
+    c.model.head_norm = "batch"  # deeplabv3plus: batch, stored or frozen (models/norms.py)
+    c.model.head_dropout = True  # the head drops in training, where it was published to
     c.model.freeze_encoder = False  # true: only the head learns
     c.model.dtype = c.get_ref("dtype")
 
@@ -102,6 +119,12 @@ def get_config(arg=""):
     c.model.vit.remat = False  # recompute activations in the backward pass: less memory, slower
     c.model.vit.attention = "auto"  # loop, xla, cudnn; auto: cudnn on GPUs in bfloat16
 
+    c.model.resnet = ml_collections.ConfigDict()  # of encoders resnet50 and resnet101
+    c.model.resnet.dilation = "all"  # where a stride is removed: none, all, rest, late
+    c.model.resnet.norm = "frozen"  # batch, stored or frozen (models/norms.py)
+    c.model.resnet.freeze_below = ""  # stage below which nothing learns, such as layer2
+    c.model.resnet.layout = "torchvision"  # or caffe (DeepLab's own weights)
+
     c.optim = ml_collections.ConfigDict()
     c.optim.name = "adamw"
     c.optim.lr = 5e-6  # for 16 + 16 photos a step over all devices; scale it with their number
@@ -109,6 +132,7 @@ def get_config(arg=""):
     c.optim.weight_decay = 0.01
     c.optim.b1, c.optim.b2, c.optim.eps = 0.9, 0.999, 1e-8
     c.optim.poly_power = 0.9  # lr (1 - step / total_steps) ** power
+    c.optim.hold_steps = 1  # the rate changes at every so many steps
     c.optim.lag_steps = 1  # each step runs on the rate of the step before, as published
     c.optim.groups = (  # pattern of parameter names, lr factor, decay factor; first match counts
         ("^backbone/", 1.0, 1.0),
@@ -116,13 +140,27 @@ def get_config(arg=""):
     )
 
     c.predict = ml_collections.ConfigDict()
-    c.predict.mode = "original"  # whole photos, resized to multiples; or sliding_window
+    c.predict.mode = "original"  # whole photos, resized to multiples; sliding_window; multi_scale
     c.predict.multiple = 14  # pixels; photos are resized to the nearest multiple on each side
     c.predict.window = 518  # pixels, side of a sliding window, moved by 2/3 of it
     c.predict.batch = 8  # photos of one size, or windows, per call
+    multi_scale(c.predict)
     if arg == "efficientnet_lite0":
         use_efficientnet(c)
     return c
+
+
+def multi_scale(p):
+    """Fields of mode multi_scale (semi/multi_scale.py) and of the CRF behind any mode."""
+    p.scales = (1.0,)  # factors on a photo's sides
+    p.flip = False  # the mirror image of each, too
+    p.resize = "bicubic"  # how a photo is scaled: bicubic (Pillow), half_pixel or corners
+    p.merge = "mean"  # of softmax; max of softmax; max_logits
+    p.canvas = "exact"  # bucket: sizes padded to a few, for VGG and ResNets with DeepLab's heads
+    p.grid = 64  # pixels, for canvas = bucket: sides are padded to multiples of it
+    p.full_eval = False  # data.val is seen at all scales, too, and not at scale 1 alone
+    p.crf = ""  # python -m wsssjax.predict: a preset of core/crf.py behind it
+    p.crf_least = 0.0  # the CRF leaves out classes that are nowhere in a photo as probable as this
 
 
 def use_efficientnet(c):

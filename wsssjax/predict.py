@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from wsssjax.core import cli, config, files, parallel, progress, weights
+from wsssjax.core import cli, config, crf, files, parallel, progress, threads, weights
 from wsssjax.data import label_map, photos
-from wsssjax.semi import predict, ssdd, student
+from wsssjax.data.classes import read_class_names
+from wsssjax.semi import multi_scale, predict, ssdd, student
 
 SUFFIXES = {"labels": ".png", "logits": ".npy"}
 NETWORKS = {"ssdd": ssdd}  # methods whose segmenter is not the one in student.py
 SETTINGS = "predict.json"  # beside the results: what they were made with
+CRF_MEMORY = 4_000_000_000  # bytes, of all photos whose CRF runs at one time
 
 
 def main(arguments: list[str]) -> None:
@@ -34,7 +37,9 @@ def main(arguments: list[str]) -> None:
     add("--images", help="folder of photos (JPEG, PNG), or a list of paths")
     add("--out", help="folder for <id>.png and <id>.npy")
     parser.add_argument("--save", default="labels", help="labels (default), logits (float32 "
-                        "[h,w,k] at the photo's size) or labels,logits")
+                        "[h,w,k] at the photo's size, of which the label is the largest; merged "
+                        "softmax or the CRF's probabilities where config.predict asks for them) "
+                        "or labels,logits")
     flags = parser.parse_args(plain)
     run(config.load(flags.config, overrides), flags.weights, flags.images, flags.out,
         save=tuple(flags.save.split(",")))
@@ -64,27 +69,70 @@ def run(
     read = ((name, photos.read_photo(paths[name])) for name in todo)
     found = predict.photo_logits(read, forward, settings.predict, settings.data)
     with progress.Progress(len(paths), "predict", done=len(paths) - len(todo)) as bar:
-        for name, logits_hwk in found:
-            _write(out, name, logits_hwk, save)
+        for name, scores_hwk in _after_crf(found, paths, settings.predict):
+            _write(out, name, scores_hwk, save)
             bar.advance()
     return list(paths)
 
 
+def _after_crf(found: Iterable, paths: dict, how: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """(id, scores) after the CRF of config.predict, if there is one; a photo on each core."""
+    if not how.crf:
+        yield from found
+        return
+    budget = threads.Budget(CRF_MEMORY)
+
+    def one(item):
+        name, scores_hwk = item
+        image_hwc = photos.read_photo(paths[name])
+        pixels, labels = image_hwc.shape[0] * image_hwc.shape[1], scores_hwk.shape[-1]
+        infer = functools.partial(crf.infer, memory=budget.total)
+        with budget.taken(crf.needs(pixels, labels, crf.preset(how.crf), vertices=pixels)):
+            try:
+                p_hwk = multi_scale.probabilities(scores_hwk, how)
+                return name, multi_scale.smoothed(p_hwk, image_hwc, how, infer)
+            except crf.TooLarge as error:
+                raise ValueError(f"{paths[name]}: {error}; scale it down") from None
+
+    found = iter(found)
+    while part := list(itertools.islice(found, threads.usable_cores())):
+        yield from threads.each(one, part, chunk=1)
+
+
 def restored(settings: Any, weights_path: str | os.PathLike) -> Callable:
-    """images [b,h,w,3] → logits [b,h,w,k]: the network of `settings` with the weights of a file."""
+    """images [b,h,w,3] → logits [b,h,w,k]: the network of `settings` with the weights of a file.
+
+    With mode multi_scale: (images, sizes) → what `multi_scale.forward` gives.
+    """
     missing = [name for name in ("classes", "model", "predict", "data") if name not in settings]
     if missing:
         raise ValueError(f"the config has no {missing[0]!r}, so it trains no segmenter; want one "
                          "such as configs/semi_voc_unimatch_v2.py")
     parallel.start()
     parallel.set_precision(settings.precision)
+    multi_scale.check(settings)
     network = NETWORKS.get(settings.method, student)
     model = network.build_model(settings)
     template = jax.eval_shape(
         functools.partial(network.first_variables, model), jax.random.key(0))
-    variables = jax.device_put(weights.restore(template, weights.load(weights_path)))
-    compiled = jax.jit(functools.partial(network.predict, model))
-    return lambda image_bhwc: compiled(variables, image_bhwc)
+    flat = weights.load(weights_path)
+    _check_classes(template, flat, settings.classes, weights_path)
+    variables = jax.device_put(weights.restore(template, flat))
+    forward = functools.partial(network.predict, model)
+    if multi_scale.asked(settings):
+        forward = multi_scale.forward(model, settings.predict.canvas)
+    return functools.partial(jax.jit(forward), variables)
+
+
+def _check_classes(template: Any, flat: dict, classes: str, weights_path) -> None:
+    """ValueError where the weights alone are of another number of classes."""
+    wanted = len(read_class_names(classes))
+    for name, leaf in weights.flatten(template).items():
+        found = flat.get(name, leaf)
+        if leaf.shape[-1:] == (wanted,) and found.shape[:-1] == leaf.shape[:-1] and (
+                found.shape != leaf.shape):
+            raise ValueError(f"{weights_path}: weights for {found.shape[-1]} classes ({name}), but "
+                             f"config.classes={classes} names {wanted}")
 
 
 def _write(out, name, logits_hwk, save):

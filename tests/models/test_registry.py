@@ -13,7 +13,7 @@ from wsssjax.models import efficientnet_lite, registry
 def model_config(**changes):
     config = ml_collections.ConfigDict({
         "encoder": "small_cnn", "encoder_weights": "", "output_stride": 8, "freeze_encoder": True,
-        "head_width": 8, "dropout": 0.0, "dtype": "float32"})
+        "decoder": "dpt", "bgr": False, "head_width": 8, "dropout": 0.0, "dtype": "float32"})
     with config.unlocked():
         config.update(changes)
     return config

@@ -49,6 +49,8 @@ class Toy(nn.Module):
 
     widths: tuple = (6, 6, 6, 6)
 
+    moves_statistics = False
+
     def setup(self):
         self.backbone, self.head = Backbone(self.widths), Head()
 

@@ -21,14 +21,16 @@ def path_name(path) -> str:
     return "/".join(str(getattr(p, "key", getattr(p, "name", p))) for p in path)
 
 
-def poly(lr: float, total_steps: int, power: float, lag_steps: int = 0):
+def poly(lr: float, total_steps: int, power: float, lag_steps: int = 0, hold_steps: int = 1):
     """lr·(1 − t/T)^power of the step t. `lag_steps=1`: step t runs on the rate of t − 1.
 
     The reference of UniMatch V2 sets the rate after each step, so its steps 0 and 1 share one.
+    hold_steps: the rate changes at every so many steps alone (DeepLab v2 in PyTorch: 10).
     """
     def schedule(step):
+        step = jnp.maximum(step - lag_steps, 0) // hold_steps * hold_steps
         # Counted down in whole steps: 1 − t/T in float32 loses the last, tiny rates.
-        left = jnp.clip(total_steps - jnp.maximum(step - lag_steps, 0), 0, total_steps)
+        left = jnp.clip(total_steps - step, 0, total_steps)
         return lr * (left / total_steps) ** power
 
     return schedule

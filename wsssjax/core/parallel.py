@@ -102,17 +102,17 @@ def to_host(tree):
 
 
 def compile_forward(forward):
-    """(variables, host batch) → outputs, its rows spread over this host's devices.
+    """(variables, host arrays) → outputs, their rows spread over this host's devices.
 
-    forward: (variables, image_bhwc) → [b, ...].  variables: from `replicate`.  A batch that the
+    forward: (variables, image_bhwc, …) → [b, ...].  variables: from `replicate`.  A batch that the
     devices do not divide runs whole on each.
     """
     compiled = jax.jit(forward)
     mesh = _mesh(None, every_host=False)
 
-    def call(variables, image_bhwc):
-        rows = P() if len(image_bhwc) % len(mesh.devices) else P(AXIS)
-        return compiled(variables, jax.device_put(image_bhwc, NamedSharding(mesh, rows)))
+    def call(variables, *arrays):
+        rows = P() if len(arrays[0]) % len(mesh.devices) else P(AXIS)
+        return compiled(variables, *jax.device_put(arrays, NamedSharding(mesh, rows)))
 
     return call
 

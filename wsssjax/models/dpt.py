@@ -87,7 +87,8 @@ class Scratch(nn.Module):
 
 
 class DPTHead(nn.Module):
-    """Class scores float32 [b, h, w, k] from four feature maps, at the size that is asked for.
+    """Class scores float32 [b, h, w, k] from four feature maps, at the size that is asked for;
+    None: at twice the size of the first map.
 
     tap_strides: pixels of the image per pixel of each map. Relative to the third map, the levels
     are wanted at strides 1/4, 1/2, 1 and 2; maps that are coarser get a transposed convolution, a
@@ -102,13 +103,16 @@ class DPTHead(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, taps: Sequence[jax.Array], size_hw: tuple[int, int]):
+    def __call__(self, taps: Sequence[jax.Array], size_hw: tuple[int, int] | None, *,
+                 train: bool = False):
+        del train  # nothing in it differs
         maps = []
         for i, tap in enumerate(taps):
             x = TorchConv(self.tap_channels[i], dtype=self.dtype, name=f"projects_{i}")(tap)
             maps.append(self._to_level(x, i))
         scratch = Scratch(self.num_classes, self.width, self.dtype, name="scratch")
-        return resize_corners(scratch(maps).astype(jnp.float32), size_hw)
+        logits = scratch(maps).astype(jnp.float32)
+        return logits if size_hw is None else resize_corners(logits, size_hw)
 
     def _to_level(self, x_bhwc, i: int):
         wanted = self.tap_strides[2] * (1 / 4, 1 / 2, 1, 2)[i]

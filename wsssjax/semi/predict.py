@@ -7,19 +7,25 @@ that a set of photos needs one compilation for each input size and no more.
 
 sliding_window: the photo at its own size under overlapping windows; what comes out is the sum of
 the windows' softmax (so pixels under several windows add up to more than 1, for each class alike).
+
+A third way, multi_scale, is that of the papers before (semi/multi_scale.py).
 """
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
 from wsssjax.core.config import choose
-from wsssjax.core.resize import bilinear_taps
+from wsssjax.semi import multi_scale, pixels
+from wsssjax.semi.pixels import normalise
+
+resize_corners = functools.partial(pixels.resize, rule="corners")
 
 
 def input_size(size_hw: tuple[int, int], multiple: int) -> tuple[int, int]:
@@ -28,46 +34,29 @@ def input_size(size_hw: tuple[int, int], multiple: int) -> tuple[int, int]:
     return rows, columns
 
 
-def normalise(image_hwc: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """uint8 [h,w,3] → float32 (pixel / 255 - mean) / std, as in training."""
-    pixels_hwc = image_hwc.astype(np.float32) / np.float32(255)
-    return (pixels_hwc - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
-
-
-def resize_corners(x_hwc: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """float32 [h,w,c] → float32 at `size_hw`, bilinear, corner pixels staying corner pixels.
-
-    On the host: photos have many sizes, and on a device each would be compiled.
-    """
-    for axis, length in enumerate(size_hw):
-        if x_hwc.shape[axis] == length:
-            continue
-        lower, upper, weight = bilinear_taps(x_hwc.shape[axis], length, "corners")
-        low = x_hwc.take(lower, axis)
-        high = x_hwc.take(upper, axis)
-        high -= low
-        high *= weight.astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-        x_hwc = low + high
-    return x_hwc
-
-
 def photo_logits(
     photos: Iterable[tuple[str, np.ndarray]], forward: Callable, settings: Any, data: Any
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (id, logits_hwk float32 at the photo's size), in the order in which batches fill up.
 
     photos: (id, uint8 [h,w,3]).  forward: float32 [b,h,w,3] → logits [b,h,w,k], always called with
-    settings.batch rows.  settings: config.predict.  data: config.data, for mean and std.
+    settings.batch rows; for multi_scale see `multi_scale.photo_scores`.  settings: config.predict.
+    data: config.data, for mean and std.
     ValueError for a photo that is smaller than a patch or a window.
     """
-    mode = choose({"original": _original, "sliding_window": _sliding}, settings.mode,
-                  "config.predict.mode")
-    def pixels():
+    mode = choose({"original": _original, "sliding_window": _sliding, "multi_scale": None},
+                  settings.mode, "config.predict.mode")
+
+    def checked():
         for name, image_hwc in photos:
             check_size(name, image_hwc.shape[:2], settings)
-            yield name, normalise(image_hwc, data.mean, data.std)
+            yield name, image_hwc
 
-    yield from mode(pixels(), forward, settings)
+    if settings.mode == "multi_scale":
+        yield from multi_scale.photo_scores(checked(), forward, settings, data)
+        return
+    normalised = ((name, normalise(x, data.mean, data.std)) for name, x in checked())
+    yield from mode(normalised, forward, settings)
 
 
 def check_size(name: Any, size_hw: tuple[int, int], settings: Any) -> None:

@@ -39,7 +39,7 @@ from wsssjax.data import label_pairs, lists
 from wsssjax.data.classes import need_background, read_class_names
 from wsssjax.data.sources import Listed
 from wsssjax.models import difference_net
-from wsssjax.semi import validate, views
+from wsssjax.semi import multi_scale, validate, views
 
 LAST_TARGETS = {"d1": 0, "d2": 1}
 SEEDS = {"clean": ("seed",), "psa_crf": ("advice",), "released": ("knowledge", "advice")}
@@ -74,7 +74,8 @@ def build(config: Any) -> Method:
 
     found = None
     if config.data.val:
-        found = functools.partial(validate.run, _validation(config, forward), teacher=False)
+        found = functools.partial(validate.run, _validation(config, model, forward),
+                                  teacher=False)
     return Method(
         init, step, forward,
         functools.partial(label_pairs.batches, config, examples, photo=True, stored=stored),
@@ -220,7 +221,7 @@ def _balanced(logits_bgh, shown_bgh, own_bgh):
     return difference.balanced(sums_b2.sum(0), parallel.mean(counts_b2.sum(0)))
 
 
-def _validation(config, forward):
+def _validation(config, model, forward):
     """What `validate.run` needs."""
     if config.eval_epochs < 1:
         raise ValueError(f"config.eval_epochs is {config.eval_epochs}; want 1 or more")
@@ -228,6 +229,8 @@ def _validation(config, forward):
     lines = views.read_lines(data.val, labelled=True)
     lists.check_lists(lines, [], data.root, len(names), config.classes, labeled_path=data.val,
                       unlabeled_path="")
+    multi_scale.check(config)
+    forward, settings = validate.seen(config, model, forward)
     return validate.Validation(parallel.compile_forward(forward),
                                Listed(lines, data.root, num_classes=len(names)), names,
-                               config.predict, data)
+                               settings, data)

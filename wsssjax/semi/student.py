@@ -16,7 +16,7 @@ from wsssjax.core.method import Method
 from wsssjax.core.state import TrainState
 from wsssjax.data.classes import read_class_names
 from wsssjax.models import registry
-from wsssjax.semi import validate, views
+from wsssjax.semi import multi_scale, validate, views
 
 CRITERIA = ("ce", "ohem")
 # What no forward pass reads: torch's optimizer passes over parameters without a gradient.
@@ -31,14 +31,16 @@ def method(config: Any, train_step: Callable, *, unlabelled: bool) -> Method:
     learns from unlabelled photos too, with a teacher.
     """
     check_batch(config, least=2 if unlabelled else 1)
+    multi_scale.check(config)
     model = build_model(config)
     parallel.set_precision(config.precision)
     _check_sides(config, model)
+    _check_norms(config, model, unlabelled)
     config = views.with_total_steps(config, unlabelled=unlabelled)
     forward = functools.partial(predict, model)
     found, every = None, 0
     if config.data.val:
-        found = functools.partial(validate.run, validate.prepare(config, forward),
+        found = functools.partial(validate.run, validate.prepare(config, model, forward),
                                   teacher=unlabelled)
         every = views.epoch_steps(config, unlabelled=unlabelled) * config.eval_epochs
     return Method(
@@ -62,8 +64,13 @@ def predict(model: Any, variables: dict, image_bhwc: jax.Array) -> jax.Array:
 
 def optimizer(config: Any, params: Any) -> optax.GradientTransformation:
     """The optimizer of config.optim for the part of `params` that learns."""
-    return optim.build(config.optim, trainable(config, params), config.total_steps, whole=params,
-                       still=STILL)
+    how, steps = config.optim, config.total_steps
+
+    def schedule(lr):
+        return optim.poly(lr, steps, how.poly_power, how.lag_steps, how.hold_steps)
+
+    return optim.build(how, trainable(config, params), steps, whole=params, still=STILL,
+                       schedule=schedule)
 
 
 def trainable(config: Any, params: Any) -> dict:
@@ -96,8 +103,26 @@ def descend(
     """(params, opt, metrics) after one step down the gradient, averaged over groups and devices.
 
     gradient: (trainable part of the params, rows of one group, key of its own) → (gradient,
-    {name: scalar}) of these rows alone.  A group has config.device_batch rows of each stream; a
-    device goes through config.accumulate of them, which gives what that many devices would give.
+    {name: scalar}) of these rows alone.
+    """
+    def without_statistics(part, rows, key):
+        return (*gradient(part, rows, key), {})
+
+    grads, metrics, _ = averaged(config, before, batch, key, without_statistics)
+    params, opt, norms = update(config, before, grads)
+    return params, opt, metrics | norms
+
+
+def averaged(
+    config: Any, before: TrainState, batch: dict, key: jax.Array, gradient: Callable
+) -> tuple[Any, dict, Any]:
+    """(gradient, metrics, statistics) of all rows: means over groups and devices.
+
+    gradient: as for `descend`, but (gradient, {name: scalar}, running statistics after these
+    rows).  A group has config.device_batch rows of each stream; a device goes through
+    config.accumulate of them, which gives what that many devices would give. So each group
+    normalises by its own rows and moves the statistics from where they were before the step, and
+    those are averaged; PyTorch's accumulation moves them once a group, one after the other.
     """
     part = trainable(config, before.params)
     groups = config.accumulate
@@ -105,17 +130,18 @@ def descend(
     def one(index, rows):
         return gradient(part, rows, parallel.device_key(key, index, groups))
 
-    if groups == 1:
-        grads, metrics = one(0, batch)
-    else:
-        grads, metrics = _over_groups(one, batch, groups)
-    grads = parallel.mean(grads)  # after differentiating: a gradient through a sum would be wrong
+    found = one(0, batch) if groups == 1 else _over_groups(one, batch, groups)
+    grads, metrics, statistics = found
+    # After differentiating: a gradient through a sum would be wrong.
+    return parallel.mean(grads), metrics, parallel.mean(statistics)
+
+
+def update(config: Any, before: TrainState, grads: Any) -> tuple[dict, Any, dict]:
+    """(params, opt, lengths of the gradient by name) after one step of the optimizer."""
+    part = trainable(config, before.params)
     updates, opt = optimizer(config, before.params).update(grads, before.opt, part)
-    learned = optax.apply_updates(part, updates)
-    metrics = metrics | {
-        f"grad_{name}": _norm(grads.get(name, {})) for name in ("backbone", "head")
-    }
-    return dict(before.params) | learned, opt, metrics
+    norms = {f"grad_{name}": _norm(grads.get(name, {})) for name in ("backbone", "head")}
+    return dict(before.params) | optax.apply_updates(part, updates), opt, norms
 
 
 def _over_groups(one: Callable, batch: dict, groups: int):
@@ -147,6 +173,8 @@ def check_batch(config: Any, *, least: int) -> None:
     for name, least in (("accumulate", 1), ("eval_epochs", 1), ("total_steps", 0)):
         if config[name] < least:
             raise ValueError(f"config.{name} is {config[name]}; want {least} or more")
+    if config.optim.hold_steps < 1:
+        raise ValueError(f"config.optim.hold_steps is {config.optim.hold_steps}; want 1 or more")
 
 
 def _check_sides(config: Any, model: Any) -> None:
@@ -159,6 +187,18 @@ def _check_sides(config: Any, model: Any) -> None:
         if len(set(strides)) == 1 and side % strides[0]:  # a pyramid of maps takes any side
             raise ValueError(f"config.{name} is {side}; encoder {config.model.encoder!r} wants a "
                              f"multiple of {strides[0]}")
+
+
+def _check_norms(config: Any, model: Any, unlabelled: bool) -> None:
+    """ValueError for batch norms that training would not move, or that see a single number."""
+    if unlabelled and model.moves_statistics:
+        raise ValueError(f"config.method {config.method!r} does not move the running statistics of "
+                         "batch norms; take stored for config.model.resnet.norm and head_norm")
+    least = getattr(model.head, "least_rows", 1)
+    if config.device_batch < least:
+        raise ValueError(f"config.device_batch is {config.device_batch}; decoder "
+                         f"{config.model.decoder!r} normalises one number a photo over at least "
+                         f"{least} of them, unless config.model.head_norm is stored")
 
 
 def labelled_loss(config: Any, logits_bhwk: jax.Array, label_bhw: jax.Array) -> jax.Array:

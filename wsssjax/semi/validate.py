@@ -7,6 +7,7 @@ reference pads its list to the number of GPUs and counts a few twice (3 of VOC's
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -18,14 +19,15 @@ from wsssjax.core.state import TrainState
 from wsssjax.data import lists, photos
 from wsssjax.data.classes import read_class_names
 from wsssjax.data.sources import Listed
-from wsssjax.semi import predict, views
+from wsssjax.semi import multi_scale, predict, views
 
 AHEAD = 32  # photos decoded together; more would only fill the memory
 
 
 class Validation(NamedTuple):
-    """forward: (variables, images) → logits, over this host's devices.  source: all photos of the
-    list with their labels.  settings, data: config.predict and config.data."""
+    """forward: (variables, images) → logits, over this host's devices; for mode multi_scale as
+    `multi_scale.forward` has it.  source: all photos of the list with their labels.  settings,
+    data: config.predict and config.data."""
 
     forward: Callable
     source: Listed
@@ -34,8 +36,8 @@ class Validation(NamedTuple):
     data: Any
 
 
-def prepare(config: Any, forward: Callable) -> Validation:
-    """What `run` needs. forward: (variables, image_bhwc) → logits."""
+def prepare(config: Any, model: Any, forward: Callable) -> Validation:
+    """What `run` needs. forward: (variables, image_bhwc) → logits of `model`."""
     names = read_class_names(config.classes)
     lines = views.read_lines(config.data.val, labelled=True)
     # No photo may be learned with its label and scored; their labels are checked apart.
@@ -45,9 +47,23 @@ def prepare(config: Any, forward: Callable) -> Validation:
     for line in lines:
         photo = os.path.join(config.data.root, line.split()[0])
         predict.check_size(photo, photos.photo_size(photo), config.predict)
+    forward, settings = seen(config, model, forward)
     return Validation(parallel.compile_forward(forward),
                       Listed(lines, config.data.root, num_classes=len(names)), names,
-                      config.predict, config.data)
+                      settings, config.data)
+
+
+def seen(config: Any, model: Any, forward: Callable) -> tuple[Callable, Any]:
+    """(the forward pass that config.predict.mode wants, config.predict for validation).
+
+    Of several scales and mirror images, scale 1 alone is taken, unless full_eval is set.
+    """
+    if not multi_scale.asked(config):
+        return forward, config.predict
+    settings = config.predict.copy_and_resolve_references()
+    if not settings.full_eval:
+        settings.scales, settings.flip = (1.0,), False
+    return multi_scale.forward(model, settings.canvas), settings
 
 
 def run(what: Validation, state: TrainState, *, teacher: bool) -> dict[str, dict]:
@@ -77,8 +93,8 @@ def _confusion(what: Validation, variables: Any) -> np.ndarray:
                 yield place, example["image"]
 
     total = np.zeros((k, k + 1), np.int64)
-    found = predict.photo_logits(examples(), lambda x: what.forward(variables, x), what.settings,
-                                 what.data)
+    found = predict.photo_logits(examples(), functools.partial(what.forward, variables),
+                                 what.settings, what.data)
     for place, logits_hwk in found:
         total += metrics.confusion(logits_hwk.argmax(-1), labels.pop(place), k)
     return parallel.sum_hosts(total)

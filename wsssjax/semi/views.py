@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from wsssjax.core import parallel
-from wsssjax.data import lists, transforms
+from wsssjax.core.config import choose
+from wsssjax.core.constants import IGNORE
+from wsssjax.data import lists, transforms, transforms_deeplab
 from wsssjax.data.classes import read_class_names
 from wsssjax.data.loader import Joined, Loader
 from wsssjax.data.sources import Listed, list_lines
@@ -14,15 +16,22 @@ STRONG = ("strong1", "strong2")
 
 
 def labelled_transforms(data: Any) -> tuple:
-    """Ops from photo and label to `image`, `label`: random scale, crop and flip, no colour change.
+    """Ops from photo and label to `image`, `label`: random scale, crop, flip and colour change.
 
-    data: config.data.  Where the crop reaches beyond the photo it is black and labelled IGNORE.
+    data: config.data.  Where the crop reaches beyond the photo it is what data.canvas says, and
+    labelled data.canvas_label.
     """
-    return (
-        *_geometry(data),
-        transforms.Normalize(keys=("image",), mean=data.mean, std=data.std),
-        transforms.Keep(keys=("image", "label")),
-    )
+    normalise = transforms.Normalize(keys=("image",), mean=data.mean, std=data.std)
+    keep = transforms.Keep(keys=("image", "label"))
+    size, fill = data.crop, data.canvas_label
+    if data.canvas == "black":
+        return (*_geometry(data), *_jitter(data), normalise, keep)
+    if data.canvas == "mean_random" and fill != IGNORE:
+        raise ValueError(f"config.data.canvas_label is {fill}; canvas 'mean_random' has {IGNORE}")
+    crop = choose({"mean": lambda: transforms_deeplab.CornerCrop(size=size, label_fill=fill),
+                   "mean_random": lambda: transforms.PasteCrop(size=size)},
+                  data.canvas, "config.data.canvas")()
+    return (_resize(data), transforms.Flip(p=data.flip_p), *_jitter(data), normalise, crop, keep)
 
 
 def unlabelled_transforms(data: Any) -> tuple:
@@ -31,6 +40,8 @@ def unlabelled_transforms(data: Any) -> tuple:
     data: config.data.  The strong views differ from the weak one in colour and sharpness only, each
     by draws of its own.
     """
+    if data.canvas != "black":
+        raise ValueError(f"config.data.canvas is {data.canvas!r}; unlabelled photos want 'black'")
     strong = data.strong
     return (
         *_geometry(data),
@@ -106,12 +117,32 @@ def read_lines(path: str, *, labelled: bool) -> list[str]:
 
 
 def _geometry(data):
-    low, high = data.scale
     return (
-        transforms.RandomScale(low=low, high=high),
-        transforms.PadCrop(size=data.crop),
+        _resize(data),
+        transforms.PadCrop(size=data.crop, label_fill=data.canvas_label),
         transforms.Flip(p=data.flip_p),
     )
+
+
+def _resize(data):
+    """The op that data.resize names, by data.scale."""
+    if data.resize == "choice":
+        return transforms_deeplab.ChooseScale(factors=tuple(data.scale))
+    op = choose({"factor": transforms.RandomScale, "long_side": transforms.ResizeLongSide},
+                data.resize, "config.data.resize")
+    if len(data.scale) != 2:
+        raise ValueError(f"config.data.scale is {tuple(data.scale)}; resize {data.resize!r} wants "
+                         "a range, two numbers")
+    return op(low=data.scale[0], high=data.scale[1])
+
+
+def _jitter(data):
+    """The colour change of a labelled photo, or nothing."""
+    if not any(data.jitter):
+        return ()
+    brightness, contrast, saturation, hue = data.jitter
+    return (transforms.ColorJitter(keys=("image",), p=1.0, brightness=brightness,
+                                   contrast=contrast, saturation=saturation, hue=hue),)
 
 
 def _colour(strong):
