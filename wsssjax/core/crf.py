@@ -68,6 +68,7 @@ PRESETS = {
     "irn": _IRN,  # hard labels
     "bao_label": _IRN,
     "deeplab": Preset((Kernel(1, None, 3), Kernel(67, 3, 4))),
+    "bao_segmenter": Preset((Kernel(4, None, 3), Kernel(83, 5, 3))),
 }
 
 
