@@ -28,7 +28,7 @@ class _Info(tfds.core.DatasetInfo):
 
 
 class _Builder(tfds.core.ShardBasedBuilder):
-    """What the three builders share: TFDS asks for a class of its own per data set."""
+    """What the builders share: TFDS asks for a class of its own per data set."""
 
     VERSION = tfds.core.Version("1.0.0")
     url_infos = {}  # nothing is downloaded; TFDS would look for checksums beside this module
@@ -71,11 +71,15 @@ class ImageFolder(_Builder):
     """A folder of photos with a CSV file of tags."""
 
 
+class Coco(_Builder):
+    """Photos of COCO with the classes of their instances as tags."""
+
+
 class Shapes(_Builder):
     """Generated images of textured objects with tags."""
 
 
-BUILDERS = {"voc": Voc, "folder": ImageFolder, "coco": ImageFolder, "shapes": Shapes}
+BUILDERS = {"voc": Voc, "folder": ImageFolder, "coco": Coco, "shapes": Shapes}
 
 
 def draw_shapes(*, train: int, test: int, size: int, seed: int) -> DataSet:

@@ -26,6 +26,9 @@ COCO_CLASSES = tuple(
     "microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,"
     "toothbrush".split(",")
 )
+# Category ids of COCO_CLASSES[1:] in annotation files. Ten numbers below 90 were given to things
+# that nobody annotated.
+COCO_IDS = tuple(i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
 SHAPES_CLASSES = ("background", "person", "train", "cat", "boat", "car", "bird", "plant")
 CITYSCAPES_CLASSES = tuple(  # in the order of its train ids
     "road,sidewalk,building,wall,fence,pole,traffic light,traffic sign,vegetation,terrain,sky,"

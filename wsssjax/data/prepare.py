@@ -103,7 +103,7 @@ def for_recipe(config, out: str | os.PathLike) -> None:
     size and seed for "shapes".  paths.json names what later steps need; relative paths count from
     `out`, "" = the data set has no such thing.
     """
-    out = pathlib.Path(out)
+    out = pathlib.Path(out).absolute()
     kind = FOLDER_KINDS.get(config.kind, config.kind)
     if kind == "shapes":
         drawn = builders.draw_shapes(train=config.train_count, test=config.test_count,
@@ -121,7 +121,6 @@ def for_recipe(config, out: str | os.PathLike) -> None:
     paths = {
         "packed": pack(learn, kind, out / "packed", redo=True),
         "classes": _write_lines(out / "classes.txt", data.class_names),
-        "tags": _write_tags(out / "tags.csv", data),
         "truth": _common_folder(data, "label", out / "truth"),
         "saliency": _common_folder(data, "saliency", out / "saliency"),
         "context": root / "context" if config.kind == "shapes" else "",
@@ -130,12 +129,27 @@ def for_recipe(config, out: str | os.PathLike) -> None:
     if config.kind == "shapes":
         paths["context_classes"] = _write_lines(
             out / "context_classes.txt", (BACKGROUND_NAME, *CONTEXT_CLASSES[1:]))
+    paths |= write_lists(data, out, tagged=("train",))
+    files.write_json(out / "paths.json", {name: _from(path, out) for name, path in paths.items()})
+
+
+def write_lists(data: DataSet, out: str | os.PathLike,
+                tagged: Iterable[str] = ()) -> dict[str, pathlib.Path]:
+    """{"tags": tags.csv, "<split>": <split>.txt, "<split>_photos": <split>_photos.txt} in `out`:
+    tags, ids and paths of the photos, as commands take them.
+
+    tagged: splits whose tags are written, () = all.  Untagged images have no row.
+    """
+    out = pathlib.Path(out).absolute()  # a list counts from its own folder
+    rows = [f"{record.name},{tags.format_tags(record.tags, data.class_names)}"
+            for split in tagged or data.splits for record in data.splits[split]
+            if record.tags is not None and record.tags.any()]
+    paths = {"tags": _write_lines(out / "tags.csv", ["id,tags", *rows])}
     for split, found in data.splits.items():
         paths[split] = _write_lines(out / f"{split}.txt", [record.name for record in found])
         paths[f"{split}_photos"] = _write_lines(
-            out / f"{split}_photos.txt", [_from(record.photo, out) for record in found]
-        )
-    files.write_json(out / "paths.json", {name: _from(path, out) for name, path in paths.items()})
+            out / f"{split}_photos.txt", [_from(record.photo.absolute(), out) for record in found])
+    return paths
 
 
 def raise_problems(problems: list[str], out: pathlib.Path, listed: str = "") -> None:
@@ -234,12 +248,6 @@ def _common_folder(data: DataSet, part: str, copy: pathlib.Path) -> pathlib.Path
     for path in paths:
         shutil.copyfile(path, copy / path.name)
     return copy
-
-
-def _write_tags(path: pathlib.Path, data: DataSet) -> pathlib.Path:
-    rows = [f"{record.name},{tags.format_tags(record.tags, data.class_names)}"
-            for record in data.splits["train"]]
-    return _write_lines(path, ["id,tags", *rows])
 
 
 def _write_lines(path: pathlib.Path, lines: Iterable) -> pathlib.Path:

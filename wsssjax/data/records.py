@@ -7,8 +7,12 @@ Folder trees that are understood (everything but photos, lists and tags may be a
             saliency/<id>.jpg|png
     folder  images/<id>.jpg|png (or right in the folder)  masks/<id>.png  saliency/<id>.jpg|png
             tags.csv  classes.txt  <split>.txt (without any: all photos are `train`)
-    coco    the same tree with COCO's classes, or the original one: train2017/<id>.jpg
-            val2017/<id>.jpg  annotations/instances_<split>2017.json  masks/<id>.png
+    coco    the same tree with COCO's classes, or the original one, of 2014 or 2017:
+            train2014/<id>.jpg  val2014/<id>.jpg, here or in images/
+            annotations/instances_train2014.json  annotations/instances_val2014.json: `train` and
+            `val` are their images with an annotation, which is their tag; <split>.txt may name
+            some of either. `test` without a list is val: nobody has the annotations of COCO's own
+            masks/<id>.png (coco_masks.py makes them)
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ PHOTO_FOLDERS = {"voc": ("JPEGImages",), "folder": ("images", "."), "coco": ("im
 LABEL_FOLDERS = ("SegmentationClass", "SegmentationClassAug", "masks")  # official masks first
 SALIENCY_FOLDERS = ("saliency",)
 CLASSES = {"voc": "voc", "folder": "classes.txt", "coco": "coco"}
+ANNOTATIONS = "annotations"  # COCO's folder of instances files
+STANDS_FOR = {"test": "val"}  # of COCO
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,9 +76,10 @@ def collect(
     """The data set in a folder; no photo or mask is opened yet.
 
     kind: "voc", "folder" or "coco".  splits: names of lists, () = all of LISTS that are there.
-    classes: "voc", "coco" or a file, "" = what `kind` implies.  tag_file: "" = tags.csv, else the
-    XML or JSON annotations where there are any.  tags_from_masks: splits whose tags may be taken
-    from the true masks.  tell: called with one line for each problem; images with one are left out.
+    classes: "voc", "coco" or a file, "" = what `kind` implies.  tag_file: CSV, or COCO's instances
+    JSON; "" = tags.csv, else the XML or JSON annotations where there are any.  tags_from_masks:
+    splits whose tags may be taken from the true masks.  tell: called with one line for each
+    problem; images with one are left out.
     """
     if kind not in PHOTO_FOLDERS:
         raise ValueError(f"data set kind {kind!r}: want one of {', '.join(PHOTO_FOLDERS)}")
@@ -143,26 +150,35 @@ class _Finder:
     def __init__(self, kind, root, class_names, tag_file, tags_from_masks, tell):
         self.kind, self.root, self.class_names = kind, root, class_names
         self.tags_from_masks, self.tell = tags_from_masks, tell
-        self.csv = pathlib.Path(tag_file) if tag_file else root / "tags.csv"
+        self.tag_file = pathlib.Path(tag_file) if tag_file else root / "tags.csv"
         self.tags = None
-        if tag_file or self.csv.is_file():
-            self.tags, problems = tags.parse_tags(self.csv, class_names)
+        self.parts = self._coco_parts() if kind == "coco" else {}
+        self.read: dict[str, dict[str, np.ndarray]] = {}
+        self.photo_folders = (*(part for part, _ in self.parts.values()), *PHOTO_FOLDERS[kind])
+        if tag_file or self.tag_file.is_file():
+            self.tags, problems = tags.parse_tags(self.tag_file, class_names)
             for problem in problems:
                 tell(problem)
 
     def entries(self, splits: tuple[str, ...]) -> dict[str, list[tuple[str, str, str]]]:
         """Lines of the list of each split."""
         lists = {split: self._list_path(split) for split in splits or LISTS}
-        found = {split: path for split, path in lists.items() if path}
+        found = {split: read_list(path) for split, path in lists.items() if path}
+        parts = set(self.parts) if found else set()  # a list may name photos of every part
+        for split in splits or (() if found else self.parts):
+            part = split if split in self.parts else STANDS_FOR.get(split)
+            if split not in found and part in self.parts:
+                parts.add(part)
+                found[split] = [(name, "", "") for name in self._instances(part)]
         if splits and len(found) < len(splits):
             missing = ", ".join(split for split in splits if split not in found)
             tried = " or ".join(str(self.root / folder / "NAME.txt") for folder in LIST_FOLDERS)
             raise FileNotFoundError(f"no list of split {missing}: want {tried}")
+        if self.tags is None and parts:
+            self.tags = {k: v for part in sorted(parts) for k, v in self._instances(part).items()}
+            self.tag_file = self.root / ANNOTATIONS
         if found:
-            return {split: read_list(path) for split, path in found.items()}
-        annotated = self._coco_entries()
-        if annotated:
-            return annotated
+            return {split: found[split] for split in splits or found}
         if self.kind == "voc":
             raise FileNotFoundError(
                 f"{self.root}: no list of ids; want train.txt or ImageSets/Segmentation/train.txt"
@@ -178,7 +194,7 @@ class _Finder:
                 continue
             photo_path = self.root / photo if photo else self._photo(name)
             if photo_path is None or not photo_path.is_file():
-                want = photo or f"{PHOTO_FOLDERS[self.kind][0]}/{name}.jpg"
+                want = photo or f"{self.photo_folders[0]}/{name}.jpg"
                 self.tell(f"{self.root}: id {name!r} of {split} has no photo; want {want}")
                 continue
             label_path = self.root / label if label else self._find(LABEL_FOLDERS, name, (".png",))
@@ -200,7 +216,7 @@ class _Finder:
         xml = self.root / "Annotations" / f"{name}.xml"
         if self.tags is not None:
             found = self.tags.get(name)
-            source = self.csv
+            source = self.tag_file
         elif split in self.tags_from_masks:
             if label is None:
                 raise ValueError(f"{self.root}: id {name!r} of {split} has no mask to get tags of")
@@ -209,7 +225,7 @@ class _Finder:
         elif xml.is_file():
             found, source = tags.read_voc_xml(xml, self.class_names), xml
         else:
-            found, source = None, self.csv
+            found, source = None, self.tag_file
         if split.startswith("train") and (found is None or not found.any()):
             raise ValueError(f"{source}: no tags for id {name!r} of {split}; add them, or take the "
                              "id out of the list")
@@ -220,7 +236,7 @@ class _Finder:
         return next((path for path in paths if path.is_file()), None)
 
     def _photo(self, name: str) -> pathlib.Path | None:
-        return self._find(PHOTO_FOLDERS[self.kind], name, files.PHOTO_SUFFIXES + (".JPG", ".PNG"))
+        return self._find(self.photo_folders, name, files.PHOTO_SUFFIXES + (".JPG", ".PNG"))
 
     def _find(self, folders, name, suffixes) -> pathlib.Path | None:
         for folder in folders:
@@ -238,16 +254,29 @@ class _Finder:
                   if path.suffix.lower() in files.PHOTO_SUFFIXES}
         return sorted(photos | set(self.tags or ()))
 
-    def _coco_entries(self) -> dict[str, list[tuple[str, str, str]]]:
-        """Splits of a COCO tree; their tags come from the instances files."""
-        found = {}
-        for path in sorted(self.root.glob("annotations/instances_*.json")):
+    def _coco_parts(self) -> dict[str, tuple[str, pathlib.Path]]:
+        """{split: (folder of photos, instances file)} of a tree as published."""
+        found: dict[str, tuple[str, pathlib.Path]] = {}
+        for path in sorted((self.root / ANNOTATIONS).glob("instances_*.json")):
             part = path.stem.removeprefix("instances_")
-            tags_by_id = tags.read_coco_json(path, self.class_names)
-            self.tags = {**(self.tags or {}), **tags_by_id}
             split = part.rstrip("0123456789")
-            found[split] = [(name, f"{part}/{name}.jpg", "") for name in tags_by_id]
+            folder = next((f for f in (part, f"images/{part}") if (self.root / f).is_dir()), None)
+            if folder is None:
+                continue  # the archive of annotations holds both parts, whichever photos are there
+            if split in found:
+                raise ValueError(f"{self.root}: both {found[split][0]}/ and {folder}/ are {split}; "
+                                 "keep the photos or the annotations of one of them here")
+            found[split] = folder, path
+        if not found and (self.root / ANNOTATIONS).is_dir() and not (self.root / "images").is_dir():
+            raise FileNotFoundError(f"{self.root}: annotations but no photos; want train2014/ and "
+                                    "val2014/ (or 2017), or images/")
         return found
+
+    def _instances(self, split: str) -> dict[str, np.ndarray]:
+        """Tags by id of all annotated images of a part of COCO; its file is read once."""
+        if split not in self.read:
+            self.read[split] = tags.read_coco_json(self.parts[split][1], self.class_names)
+        return self.read[split]
 
 
 def _stamp(part: pathlib.Path | bytes | None) -> bytes:

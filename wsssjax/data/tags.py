@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import pathlib
 import xml.etree.ElementTree
@@ -23,13 +24,15 @@ def read_tags(path: str | os.PathLike, class_names: tuple[str, ...], *,
     """Tags by image id, float32 [k] of 0/1, k = foreground classes.
 
     path: CSV file with the header `id,tags`; tags are class names separated by `;`, or a string of
-        k characters 0/1 in class order. An id may be written as a photo's file name.
+        k characters 0/1 in class order. An id may be written as a photo's file name. Or COCO's
+        instances file, `.json`, see `read_coco_json`.
     class_names: background first.  untagged: rows without a tag may be there, as photos of
         background only; who learns from tags has no use for them.
     """
     tags, problems = parse_tags(path, class_names, untagged=untagged)
     if problems:
-        raise ValueError(problems[0])
+        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        raise ValueError(problems[0] + more)
     return tags
 
 
@@ -37,6 +40,8 @@ def parse_tags(
     path: str | os.PathLike, class_names: tuple[str, ...], *, untagged: bool = False
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Tags of the good rows by id, and one line for each bad row; one for all without a tag."""
+    if str(path).endswith(".json"):
+        return read_coco_json(path, class_names), []
     rows, tags, problems, bare = _read_rows(path), {}, [], []
     for number, row in rows:
         where = f"{path}, line {number}"
@@ -89,7 +94,8 @@ def parse_tag_text(text: str, class_names: tuple[str, ...], *,
     tags_k = np.zeros(k, np.float32)
     if len(parts) == 1 and parts[0] not in class_names and set(text) <= {"0", "1"}:
         if len(text) != k:
-            raise ValueError(f"{len(text)} characters 0/1; want {k}, one per foreground class")
+            raise ValueError(f"{len(text)} characters 0/1; want {k}, one per foreground class (is "
+                             "--classes right?)")
         tags_k[:] = [character == "1" for character in text]
     else:
         for part in parts:
@@ -132,26 +138,50 @@ def read_coco_json(
 
     Images without any annotation are left out.
     """
-    table = files.read_json(path)
+    table = _read_coco(path)
     try:
         files_by_id = {entry["id"]: entry["file_name"] for entry in table["images"]}
         names = {key: pathlib.PurePath(file).stem for key, file in files_by_id.items()}
         categories = {entry["id"]: entry["name"] for entry in table["categories"]}
         pairs = [(entry["image_id"], entry["category_id"]) for entry in table["annotations"]]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a COCO instances file ({error!r} missing)") from None
+        unknown = [(image, category) for image, category in pairs
+                   if image not in names or category not in categories]
+        twice = len(table["images"]) - len(set(names.values()))
+        used = {categories[category] for _, category in pairs if category in categories}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not a COCO instances file ({error!r}); want images, categories "
+                         "and annotations") from None
+    if twice:
+        raise ValueError(f"{path}: {twice} of {len(table['images'])} images have the id or the "
+                         "file name of another; each may stand once")
+    if unknown:
+        image, category = unknown[0]
+        raise ValueError(f"{path}: annotation of unknown image {image!r} or class {category!r} "
+                         f"({len(unknown)} of {len(pairs)} annotations); copy the file again")
     column = {name: index for index, name in enumerate(class_names[1:])}
+    if other := sorted(str(name) for name in used if name not in column):
+        more = f" ({len(other)} of its {len(used)} classes are unknown)" if len(other) > 1 else ""
+        raise ValueError(f"{path}: {unknown_class(other[0], class_names)}{more}")
     tags = {}
     for image, category in pairs:
-        if image not in names or category not in categories:
-            raise ValueError(f"{path}: annotation of unknown image {image!r} or class {category!r}")
-        if categories[category] not in column:
-            raise ValueError(f"{path}: {unknown_class(str(categories[category]), class_names)}")
         row_k = tags.setdefault(names[image], np.zeros(len(column), np.float32))
         row_k[column[categories[category]]] = 1
     if not tags:
         raise ValueError(f"{path}: holds no annotation; want a COCO instances file")
     return dict(sorted(tags.items()))
+
+
+def _read_coco(path: str | os.PathLike):
+    """The JSON without the outlines, which are nine tenths of it and would take gigabytes."""
+    def without_outline(entry):
+        entry.pop("segmentation", None)
+        return entry
+
+    try:
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"),
+                          object_hook=without_outline)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); write it again") from None
 
 
 def format_tags(tags_k: np.ndarray, class_names: tuple[str, ...]) -> str:
