@@ -23,6 +23,8 @@ from wsssjax.bridge import torch_weights
 from wsssjax.core import cli, config, files, weights
 from wsssjax.models import (
     affinity_net,
+    clip,
+    clip_names,
     difference_net,
     dpt,
     efficientnet_lite,
@@ -43,12 +45,14 @@ class Arch(NamedTuple):
     """module: (number of classes, flat names) → the network with every parameter of the file.
     to_ours, to_torch: state dict ↔ flat names (to_torch None where nobody reads such files).
     whole: an encoder and its head, not an encoder alone.
+    passed_over: state dict → names that are for other networks (None: there are none).
     """
 
     module: Callable
     to_ours: Callable
     to_torch: Callable | None = None
     whole: bool = False
+    passed_over: Callable | None = None
 
 
 def _encoder(size: str, registers: int = 0) -> Arch:
@@ -62,6 +66,11 @@ def _segmenter(size: str) -> Arch:
         return Segmenter(vit.ViT(vit.SIZES[size]), head)
 
     return Arch(module, registry.segmenter_from_torch, registry.segmenter_to_torch, whole=True)
+
+
+def _clip(size: str) -> Arch:
+    return Arch(lambda *_: clip.ImageTower(clip.SIZES[size]), clip_names.image_tower,
+                passed_over=clip_names.passed_over)
 
 
 def _affinity() -> Arch:
@@ -85,6 +94,7 @@ ARCHES = {
     "ssdd_resnet38": _ssdd(),
     "efficientnet_lite0": Arch(lambda *_: efficientnet_lite.EfficientNetLite0(num_classes=1000),
                                efficientnet_lite.from_torch),
+    **{f"clip_vit_{size}": _clip(size) for size in clip.SIZES},
     **{f"dinov2_{size}": _encoder(size) for size in vit.SIZES},
     **{f"dinov2_{size}_reg": _encoder(size, vit.REGISTERS) for size in vit.SIZES},
     **{f"unimatch_v2_dinov2_{size}": _segmenter(size) for size in vit.SIZES},
@@ -155,6 +165,7 @@ def _to_ours(arch: Arch, src: str, out: pathlib.Path, ema: bool):
     weights.save(out / weights.FILE, flat)
     skipped = [n for n in tensors if n.endswith("num_batches_tracked") or
                n.startswith("classifier.")]
+    skipped += arch.passed_over(tensors) if arch.passed_over else []
     return flat, sorted(skipped), weights.FILE
 
 
@@ -195,7 +206,7 @@ def _classes(flat: dict) -> int:
 
 def _fitting(arch: Arch, flat: dict) -> dict:
     """The weights as the network's variables; ValueError lists what does not fit."""
-    module, side = arch.module(_classes(flat), flat), 4 * vit.PATCH
+    module, side = arch.module(_classes(flat), flat), 8 * vit.PATCH  # 7 * CLIP's
     template = jax.eval_shape(lambda: module.init(
         jax.random.key(0), jnp.zeros((1, side, side, 3)), train=False))
     return weights.restore(template, flat)

@@ -8,12 +8,13 @@ import warnings
 import jax
 from PIL import ExifTags, Image
 
-from wsssjax.cam import cam, eps, infer
+from wsssjax.cam import bao, cam, clip, dino, eps, infer, transcam
 from wsssjax.core import cli, config, files, parallel, progress, weights
 from wsssjax.data import cam_file, classes, label_map, photos
 from wsssjax.data import tags as tag_files
 
-METHODS = {"cam": cam.build, "eps": eps.build}
+METHODS = {"bao": bao.build, "cam": cam.build, "clip": clip.build, "dino": dino.build,
+           "eps": eps.build, "transcam": transcam.build}
 SUFFIXES = {"cams": ".npz", "labels": ".png"}
 SETTINGS = "cam.json"  # beside the results: what they were made with
 
@@ -84,6 +85,8 @@ def restored(settings, weights_path):
     settings = settings.copy_and_resolve_references()
     with settings.unlocked():
         settings.model.encoder_weights = ""  # the trained weights hold the encoder, too
+        if "init_weights" in settings:
+            settings.init_weights = ""
     build = config.choose(METHODS, settings.method, "config.method")
     method = build(settings)
     template = jax.eval_shape(method.init, jax.random.key(0)).variables()
@@ -123,6 +126,8 @@ def _claim(out, settings, weights_path, tags):
     made_with["model"].pop("encoder_weights")
     made_with["colours"] = [plain["data"]["mean"], plain["data"]["std"]]
     made_with["weights"] = weights.fingerprint(weights_path)
+    if pathlib.Path(made_with["model"].get("text", "")).is_file():  # its content counts
+        made_with["model"]["text"] = files.hash_file(settings.model.text)
     made_with["tags"] = files.hash_file(tags)
     files.claim(out / SETTINGS, made_with)
 

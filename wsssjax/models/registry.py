@@ -3,8 +3,9 @@
 config.model: `encoder` (a name in ENCODERS), `encoder_weights` (a file or folder, "" for none),
 `freeze_encoder`, `dtype` ("float32" or "bfloat16", what convolutions and matrix products compute
 in); convolutional encoders also read `output_stride`, ResNets the fields under `resnet` (dilation,
-norm, freeze_below, layout), DINOv2 those under `vit`; classifiers `dropout`, segmenters
-`head_width`.
+norm, freeze_below, layout), DINOv2 those under `vit`, CLIP those under `clip`, a Conformer those
+under `conformer`; classifiers `dropout`, segmenters
+`bgr`, `decoder` (a name in DECODERS) and the fields that begin with `head_`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,20 @@ import jax.numpy as jnp
 
 from wsssjax.core import weights
 from wsssjax.core.config import choose
-from wsssjax.models import dpt, efficientnet_lite, resnet, resnet38, small_cnn, vit, vit_names
+from wsssjax.models import (
+    clip,
+    clip_names,
+    conformer,
+    deeplab,
+    dpt,
+    efficientnet_lite,
+    resnet,
+    resnet38,
+    small_cnn,
+    vgg,
+    vit,
+    vit_names,
+)
 from wsssjax.models.classifier import Classifier
 from wsssjax.models.segmenter import Segmenter
 
@@ -45,15 +59,63 @@ def _vit(size: str, registers: int) -> Callable:
     return lambda config, dtype: vit.ViT(vit.SIZES[size], registers, dtype, **config.vit)
 
 
+def _clip(size: str) -> Callable:
+    return lambda config, dtype: clip.ImageTower(clip.SIZES[size], dtype, **config.clip)
+
+
+def _conformer(config, dtype):
+    if "conformer" not in config:
+        raise ValueError("config.model.encoder='conformer_small' wants the fields of "
+                         "config.model.conformer; begin with configs/cam_voc_transcam.py")
+    return conformer.Conformer(dtype=dtype, **config.conformer)
+
+
 ENCODERS = {
+    **{f"clip_vit_{size}": Encoder(_clip(size), clip_names.image_tower) for size in clip.SIZES},
+    "conformer_small": Encoder(_conformer, conformer.from_torch),
     "efficientnet_lite0": Encoder(_cnn(efficientnet_lite.EfficientNetLite0),
                                   efficientnet_lite.from_torch),
     "resnet38": Encoder(lambda _, dtype: resnet38.ResNet38(dtype=dtype), resnet38.from_torch),
     **{f"resnet{depth}": Encoder(_resnet(depth), resnet.from_torch) for depth in resnet.BLOCKS},
     "small_cnn": Encoder(_cnn(small_cnn.SmallCNN), None),
+    "vgg16": Encoder(lambda _, dtype: vgg.VGG16(dtype=dtype), vgg.from_torch),
     **{f"dinov2_{size}": Encoder(_vit(size, 0), vit_names.from_public) for size in vit.SIZES},
     **{f"dinov2_{size}_reg": Encoder(_vit(size, vit.REGISTERS), vit_names.from_public)
        for size in vit.SIZES},
+}
+
+
+def _dpt(config, classes, backbone, dtype):
+    return dpt.DPTHead(classes, config.head_width, dpt.channels(config.head_width),
+                       backbone.tap_strides, dtype)
+
+
+def _largefov(config, classes, backbone, dtype):
+    deeplab.one(config.head_dilations, "largefov")
+    return _aspp(config, classes, backbone, dtype)
+
+
+def _aspp(config, classes, backbone, dtype):
+    return deeplab.Aspp(classes, tuple(config.head_dilations), config.head_width,
+                        config.head_dropout, dtype)
+
+
+def _resnet38_head(config, classes, backbone, dtype):
+    return deeplab.ResNet38Head(classes, config.head_width,
+                                deeplab.one(config.head_dilations, "resnet38_head"), dtype)
+
+
+def _deeplabv3plus(config, classes, backbone, dtype):
+    return deeplab.DeepLabV3Plus(classes, tuple(config.head_dilations), config.head_width,
+                                 norm=config.head_norm, dropout=config.head_dropout, dtype=dtype)
+
+
+DECODERS = {  # (config.model, number of classes, encoder, dtype) → head
+    "aspp": _aspp,
+    "deeplabv3plus": _deeplabv3plus,
+    "dpt": _dpt,
+    "largefov": _largefov,
+    "resnet38_head": _resnet38_head,
 }
 
 
@@ -74,11 +136,13 @@ def build_classifier(config: Any, num_outputs: int, *, pool: str = "mean",
 
 
 def build_segmenter(config: Any, num_classes: int) -> Segmenter:
-    """A DPT head of width config.head_width on the encoder of config.model."""
+    """The decoder of config.model on its encoder."""
+    build_head = choose(DECODERS, config.decoder, "config.model.decoder")
     backbone = build_encoder(config)
-    head = dpt.DPTHead(num_classes, config.head_width, dpt.channels(config.head_width),
-                       backbone.tap_strides, _dtype(config))
-    return Segmenter(backbone, head, config.freeze_encoder)
+    if config.decoder == "resnet38_head" and isinstance(backbone, resnet38.ResNet38):
+        backbone = backbone.clone(freeze_below="b2")  # conv1a alone, as published
+    head = build_head(config, num_classes, backbone, _dtype(config))
+    return Segmenter(backbone, head, config.freeze_encoder, config.bgr)
 
 
 def load_encoder(variables: dict, config: Any) -> dict:

@@ -1,0 +1,139 @@
+"""Class maps from frozen patch tokens, made for DINOv2: one linear layer learns, nothing else.
+
+A design of our own; nothing is published for it. What it is made of:
+
+* DINOv2's patch tokens (Oquab et al., arXiv 2304.07193) tell objects and parts apart without ever
+  having seen a label. The encoder stays as it is, so a training of its head is short and needs
+  little memory: no activations are kept, no optimizer state, no copy.
+* A 1 x 1 convolution on the tokens (the last block's, behind the final norm, or several taps side
+  by side) gives a map a class; pooled maps are the scores; the tag loss of `cam.py` teaches them.
+* At inference ReLU(maps) take a few steps of a random walk over the tokens of the same image
+  (`affinity_refine.spread` has the formula), at each scale for itself, before any enlargement.
+  What the classifier marks is so carried to the rest of the object, and stops where tokens change.
+
+Pooling, of the n values x_i of a map (config.dino.pool):
+
+    mean   Σ x_i / n
+    lse    ln(Σ exp(r x_i) / n) / r, between the mean (r → 0) and the maximum (r → ∞)
+    top    mean of the ⌈share n⌉ largest
+
+Any encoder of the registry carries it; a convolutional one may be walked on a finer layer than the
+one that is classified.
+"""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from wsssjax.cam import affinity_refine, learner
+from wsssjax.cam.cam import tag_loss
+from wsssjax.core.config import choose
+from wsssjax.core.method import Method
+from wsssjax.models import registry
+from wsssjax.models.classifier import MapHead
+
+
+def mean_pool(maps_bpqk, config):
+    """Scores [b, k]: the mean of each map."""
+    del config
+    return maps_bpqk.mean((1, 2))
+
+
+def lse_pool(maps_bpqk, config):
+    """Scores [b, k]: a smooth maximum of sharpness config.pool_sharpness."""
+    n = maps_bpqk.shape[1] * maps_bpqk.shape[2]
+    r = config.pool_sharpness
+    return (jax.nn.logsumexp(r * maps_bpqk, axis=(1, 2)) - math.log(n)) / r
+
+
+def top_pool(maps_bpqk, config):
+    """Scores [b, k]: the mean of the config.pool_share of a map's values that are largest."""
+    b, p, q, k = maps_bpqk.shape
+    values_bkn = maps_bpqk.reshape(b, p * q, k).swapaxes(1, 2)
+    return jax.lax.top_k(values_bkn, math.ceil(config.pool_share * p * q))[0].mean(-1)
+
+
+POOLS = {"mean": mean_pool, "lse": lse_pool, "top": top_pool}
+
+
+class TokenClassifier(nn.Module):
+    """(None, aux): `maps` float32 [b, p, q, k], raw, and all that the encoder gives.
+
+    taps: names of the encoder's outputs that the linear layer reads, side by side; all of one grid.
+    freeze: no gradient reaches the encoder.
+    """
+
+    backbone: nn.Module
+    num_outputs: int
+    taps: tuple[str, ...]
+    dropout: float
+    freeze: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, image_bhwc, *, train: bool):
+        _, aux = self.backbone(image_bhwc, train=train)
+        if self.freeze:
+            aux = jax.lax.stop_gradient(aux)
+        found = [choose(aux, tap, "config.model.taps") for tap in self.taps]
+        if len({x.shape[:3] for x in found}) != 1:
+            grids = ", ".join(f"{n} {x.shape[1]} x {x.shape[2]}" for n, x in
+                              zip(self.taps, found, strict=True))
+            raise ValueError(f"config.model.taps: want one grid, found {grids}")
+        features = jnp.concatenate(found, -1)
+        features = nn.Dropout(self.dropout, broadcast_dims=(1, 2))(features,
+                                                                   deterministic=not train)
+        return None, aux | {"maps": MapHead(self.num_outputs, self.dtype, name="head")(features)}
+
+
+def build(config) -> Method:
+    """The method; it reads config.model.taps, config.dino (pool, pool_sharpness, pool_share), and
+    of config.infer also affinity_layer, affinity_power, affinity_steps.
+
+    `predict` gives the walked ReLU(maps) [b, p, q, k], on the grid of affinity_layer.
+    """
+    pool = choose(POOLS, config.dino.pool, "config.dino.pool")
+    _check(config)
+    model = TokenClassifier(
+        registry.build_encoder(config.model), learner.foreground_count(config),
+        tuple(config.model.taps), config.model.dropout, config.model.freeze_encoder,
+        choose(registry.DTYPES, config.model.dtype, "config.model.dtype"))
+
+    def losses(output, batch):
+        _, aux = output
+        return {"loss_cls": tag_loss(pool(aux["maps"], config.dino), batch["tags"])}
+
+    def predict(variables, image_bhwc, tags_bk):
+        del tags_bk
+        _, aux = model.apply(variables, image_bhwc, train=False)
+        tokens_bpqd = choose(aux, config.infer.affinity_layer, "config.infer.affinity_layer")
+        return affinity_refine.spread(jax.nn.relu(aux["maps"]), tokens_bpqd,
+                                      power=config.infer.affinity_power,
+                                      steps=config.infer.affinity_steps)
+
+    init, step = learner.trainer(config, model, losses)
+    return Method(init, step, predict, lambda: learner.batches(config, saliency=False),
+                  config.total_steps)
+
+
+def _check(config) -> None:
+    """ValueError for a field without a meaning."""
+    if not config.model.taps:
+        raise ValueError("config.model.taps=(): want one name or more, such as features")
+    if config.dino.pool_sharpness <= 0:
+        raise ValueError(f"config.dino.pool_sharpness={config.dino.pool_sharpness}: want a number "
+                         "above 0")
+    if not 0 < config.dino.pool_share <= 1:
+        raise ValueError(f"config.dino.pool_share={config.dino.pool_share}: want a share above 0, "
+                         "at most 1")
+    if config.infer.affinity_power <= 0 or config.infer.affinity_steps < 0:
+        raise ValueError(f"config.infer.affinity_power={config.infer.affinity_power}, "
+                         f"affinity_steps={config.infer.affinity_steps}: want a power above 0, "
+                         "0 steps or more")
+    if config.infer.canvas == "bucket":
+        raise ValueError("config.infer.canvas='bucket': the walk would run over the padding too; "
+                         "want exact, grid or square")
