@@ -70,6 +70,29 @@ def test_all_bad_rows_are_told_and_good_ones_kept(tmp_path):
     assert [problem.split(": ")[0].split()[-1] for problem in problems] == ["3", "4"]
 
 
+def test_the_number_of_bad_rows_is_told(tmp_path):
+    path = _csv(tmp_path, "id,tags\na,cta\nb,dog\nb,cat\nc,01\n")
+    with pytest.raises(ValueError, match=r"line 2: id 'a': unknown class 'cta'.*\(and 2 more prob"):
+        tags.read_tags(path, NAMES)
+
+
+def test_rows_of_zeros_are_counted_and_named(tmp_path):
+    path = _csv(tmp_path, "id,tags\n" + "".join(f"{c},000\n" for c in "abcdefg") + "x,100\n")
+    with pytest.raises(ValueError, match="7 rows, ids 'a', 'b', 'c', 'd', 'e' and 2 more: no tag;"):
+        tags.read_tags(path, NAMES)
+    assert list(tags.read_tags(path, NAMES, untagged=True)) == list("abcdefgx")
+
+
+@pytest.mark.parametrize("text, names, told", [
+    ("0110", NAMES, r"line 2: id 'a': 4 characters 0/1; want 3, one per .* \(is --classes right"),
+    ("11", NAMES, "2 characters 0/1; want 3, one per foreground class"),
+    ("traffic light", NAMES[:3], "unknown class 'traffic light'; want one of cat, dog"),
+])
+def test_a_list_of_other_classes_than_the_tags(tmp_path, text, names, told):
+    with pytest.raises(ValueError, match=told):
+        tags.read_tags(_csv(tmp_path, f"id,tags\na,{text}\n"), names)
+
+
 def test_voc_xml_takes_objects_but_not_their_parts(tmp_path):
     path = tmp_path / "a.xml"
     path.write_text(
@@ -123,7 +146,11 @@ BAD_COCO = {
     "cut off": (_coco()[:-9], "not valid JSON"),
     "a list": ("[]", "not a COCO instances file"),
     "no categories": (_coco(categories=None), "not a COCO instances file"),
-    "unknown image": (_coco(annotations=[{"image_id": 1, "category_id": 90}]), "unknown image 1"),
+    "unknown image": (_coco(annotations=[{"image_id": 1, "category_id": 90}]),
+                      r"unknown image 1 or class 90 \(1 of 1 annotations\)"),
+    "ids twice": (_coco(images=[{"id": 7, "file_name": "a.jpg"}, {"id": 9, "file_name": "a.png"}]),
+                  "1 of 2 images have the id or the file name of another"),
+    "deep": ("[" * 100_000, "not valid JSON"),
     "unknown class": (_coco(categories=[{"id": 90, "name": "cow"}, {"id": 13, "name": "cat"}]),
                       "unknown class 'cow'"),
     "nothing": (_coco(annotations=[]), "holds no annotation"),

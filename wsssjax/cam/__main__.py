@@ -58,9 +58,10 @@ def run(settings, weights_path, images, tags, out, *, save=("cams", "labels")) -
     paths = files.photo_paths(images)
     names = classes.need_background(classes.read_class_names(settings.classes), "cam")
     tags_by_id = tag_files.read_tags(tags, names)
-    for name in paths:
-        if name not in tags_by_id:
-            raise ValueError(f"{tags}: no tags for the photo {paths[name]}; add its line")
+    if bare := [name for name in paths if name not in tags_by_id]:
+        raise ValueError(f"{tags}: no tags for the photo {paths[bare[0]]} ({len(bare)} of "
+                         f"{len(paths)} photos have none); add them, or give --images a list of "
+                         "the others")
     out = pathlib.Path(out)
     _claim(out, settings, weights_path, tags)
     parallel.start()

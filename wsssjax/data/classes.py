@@ -69,7 +69,8 @@ def check_class_names(names: list[str], path: str | os.PathLike) -> tuple[str, .
         raise ValueError(f"{path}: names no class besides the background; want one name a line")
     if len(names) > IGNORE:
         raise ValueError(
-            f"{path}: {len(names)} classes with the background; an 8-bit label map holds {IGNORE}"
+            f"{path}: {len(names)} classes with the background; an 8-bit label map holds {IGNORE}, "
+            "leave some out"
         )
     for name in names:
         if names.count(name) > 1:
