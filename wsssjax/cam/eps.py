@@ -71,8 +71,9 @@ def saliency_loss(logits_bpqk, saliency_bhw, tags_bk, **options):
     8th pixel from 0 at stride 8).  options: see `estimated_saliency`.
     """
     b, p, q, _ = logits_bpqk.shape
-    saliency_bpq = resize_nearest(saliency_bhw, (p, q), axes=(1, 2)).astype(jnp.float32)
-    maps_bpqk = jax.nn.softmax(logits_bpqk.astype(jnp.float32))
+    wide = jnp.promote_types(logits_bpqk.dtype, jnp.float32)
+    saliency_bpq = resize_nearest(saliency_bhw, (p, q), axes=(1, 2)).astype(wide)
+    maps_bpqk = jax.nn.softmax(logits_bpqk.astype(wide))
     estimate_bpq = estimated_saliency(maps_bpqk, saliency_bpq, tags_bk, **options)
     return jnp.square(estimate_bpq - saliency_bpq).sum(), jnp.float32(b * p * q)
 
@@ -103,7 +104,7 @@ def build(config) -> Method:
 
     def predict(variables, image_bhwc, tags_bk):
         _, aux = model.apply(variables, image_bhwc, train=False)
-        return jax.nn.softmax(aux["maps"].astype(jnp.float32))[..., :-1]
+        return jax.nn.softmax(aux["maps"])[..., :-1]
 
     init, step = learner.trainer(config, model, losses)
     return Method(init, step, predict, lambda: learner.batches(config, saliency=True),

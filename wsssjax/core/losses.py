@@ -67,10 +67,10 @@ def _kth_largest(x_n, k: int):
 def sigmoid_xent(logits_bk, targets_bk):
     """Binary cross-entropy with logits as (sum, count) over all entries, two float32 scalars.
 
-    logits_bk: any float dtype.  targets_bk: float, 0..1.
+    logits_bk: any float dtype; wider ones are summed in their own.  targets_bk: float, 0..1.
     """
-    logits_bk = logits_bk.astype(jnp.float32)
-    targets_bk = targets_bk.astype(jnp.float32)
+    logits_bk = logits_bk.astype(jnp.promote_types(logits_bk.dtype, jnp.float32))
+    targets_bk = targets_bk.astype(logits_bk.dtype)
     # log(1 + exp(-|x|)) never overflows, whatever the sign of the logit.
     softplus_bk = jnp.log1p(jnp.exp(-jnp.abs(logits_bk)))
     loss_bk = jnp.maximum(logits_bk, 0.0) - logits_bk * targets_bk + softplus_bk

@@ -17,7 +17,7 @@ STARTS = {  # of the head's kernel [d, k]: (d) → initializer
 
 
 class MapHead(nn.Module):
-    """Raw class maps float32 [b, p, q, k]: a 1x1 convolution without bias."""
+    """Raw class maps [b, p, q, k], float32 or wider: a 1x1 convolution without bias."""
 
     num_outputs: int
     dtype: jnp.dtype = jnp.float32
@@ -28,7 +28,7 @@ class MapHead(nn.Module):
         width = features_bpqd.shape[-1]
         kernel = self.param("kernel", STARTS[self.start](width), (width, self.num_outputs))
         maps = layers.pointwise(features_bpqd.astype(self.dtype), kernel.astype(self.dtype))
-        return maps.astype(jnp.float32)
+        return maps.astype(jnp.promote_types(maps.dtype, jnp.float32))
 
 
 class Classifier(nn.Module):
