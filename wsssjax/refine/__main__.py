@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from wsssjax.core import cli, config, files
 from wsssjax.data import label_map
 from wsssjax.data.classes import need_background, read_class_names
-from wsssjax.refine import affinity, affinity_data, crf, difference, sam_merge
+from wsssjax.refine import affinity, affinity_data, crf, difference, mars_folder, sam_merge
 from wsssjax.refine.merge_folder import merge_folder
 
 WORDS = {"true": True, "false": False, "rule": None}
@@ -21,6 +21,7 @@ NEEDS = {
     "affinity": (("cams", "images", "config", "weights"), ()),
     "sam": (("labels", "proposals"), ()),
     "difference": (("labels", "advice", "images", "config", "weights"), ()),
+    "mars": (("labels", "images", "tags", "config"), ()),
 }
 OPTIONS = {
     "crf": ("preset", "iterations", "gt_prob", "alpha", "scope", "save", "device", "memory_gb"),
@@ -28,6 +29,7 @@ OPTIONS = {
     "affinity": ("save", "border"),
     "sam": ("merge", "coverage", "keep_uncovered", "area_cap", "explain", "report", "images"),
     "difference": ("tags", "bias", "background_bias", "maps"),
+    "mars": ("weights", "report", "memory_gb"),
 }
 
 
@@ -53,10 +55,14 @@ def _difference(names, class_names, options):
     return difference.run(ids=names, **options)
 
 
+def _mars(names, class_names, options):
+    return mars_folder.run(ids=names, **options)
+
+
 METHODS = {"crf": _crf, "confidences": _confidences, "affinity": _affinity, "sam": _sam,
-           "difference": _difference}
+           "difference": _difference, "mars": _mars}
 FOLDERS = ("labels", "cams", "advice", "images", "proposals")  # what results must not land in
-WITH_CLASSES = ("affinity", "difference")  # these read the class names themselves
+WITH_CLASSES = ("affinity", "difference", "mars")  # these read the class names themselves
 
 
 def run(*, method: str, out: str, ids: str | Sequence[str] | None = None, classes: str = "voc",
@@ -133,12 +139,12 @@ def parser() -> argparse.ArgumentParser:
     add("--out", required=True, metavar="O", help="folder for the results")
     add("--save", help="crf, affinity: labels (default), scores (CAM files with the background "
         "first), or labels,scores")
-    add("--memory_gb", type=float, help="crf, confidences: of all photos in work; one that needs "
-        "more is an error (default 4)")
-    add("--config", help="affinity, difference: the config that trained the network; "
-        "--config.a.b=v changes a field")
+    add("--memory_gb", type=float, help="crf, confidences, mars: of all photos in work; one that "
+        "needs more is an error (default 4)")
+    add("--config", help="affinity, difference: the config that trained the network; mars: "
+        "configs/refine_voc_mars.py; --config.a.b=v changes a field")
     add("--weights", metavar="W", help="affinity, difference: its exported weights, or their "
-        "folder")
+        "folder; mars: the encoder's")
     _crf_flags(p.add_argument_group("--method=crf").add_argument)
     _sam_flags(p.add_argument_group("--method=sam").add_argument)
     add = p.add_argument_group("--method=confidences, affinity").add_argument
@@ -148,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
     add("--border", help="affinity: inside (default) or psa, which cuts the borders off")
     add = p.add_argument_group("--method=difference").add_argument
     add("--advice", metavar="D", help="folder of the other label maps, or of scores")
-    add("--tags", metavar="T", help="CSV of tags (default: the classes of --labels)")
+    add("--tags", metavar="T", help="CSV of tags (default: the classes of --labels; mars needs it)")
     add("--bias", type=float, help="in favour of the advice (default 0.1)")
     add("--background_bias", type=float, help="against background (default 0.1)")
     add("--maps", metavar="FOLDER", help="also store both predicted difference maps here, for "
@@ -177,7 +183,8 @@ def _sam_flags(add) -> None:
         "(default: none)")
     add("--explain", action="store_true", help="write <out>/explain/<id>.json: which mask claimed "
         "what, and why")
-    add("--report", metavar="PATH", help="write what changed, image by image, as .jsonl or .csv")
+    add("--report", metavar="PATH", help="write what changed, image by image, as .jsonl or .csv "
+        "(mars, too: .csv)")
 
 
 def main(arguments: list[str]) -> None:
@@ -196,6 +203,8 @@ def main(arguments: list[str]) -> None:
     result = run(**options)
     if json_path:
         files.write_json(json_path, result)
+    for line in result.get("notes", ()):
+        print(line)
     print(f"{out}: done, {result['images']} photos")
 
 
