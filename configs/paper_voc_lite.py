@@ -7,6 +7,9 @@ FOLDER is laid out as VOC is: JPEGImages/, SegmentationClassAug/ (masks: for sco
 upper bound T), saliency/, tags.csv, train.txt and test.txt; see "Your own photos" in the README.
 The weights come from tools/convert_weights.py. Every threshold below was fixed on the training
 photos before any test photo was scored.
+
+Argument: nothing for the recipe, or one of its trainings alone, with the same settings for every
+method, so that methods compare on equal ground: cam, eps, transcam, bao, or mars (the segmenter).
 """
 
 import ml_collections
@@ -14,9 +17,24 @@ import ml_collections
 from wsssjax.core.config import stage
 
 
+CLASSIFIERS = {"cam": 0.35, "eps": 0.3, "transcam": 0.35, "bao": 0.35}  # and their thresholds
+
+
 def get_config(arg=""):
-    if arg:
-        raise ValueError(f"config argument {arg!r}: this config takes none")
+    """The recipe, or the config of one training."""
+    if arg not in ("", "mars", *CLASSIFIERS):
+        raise ValueError(f"config argument {arg!r}: want nothing for the recipe, or one of "
+                         f"{', '.join(CLASSIFIERS)}, mars")
+    c = recipe()
+    if not arg:
+        return c
+    t = mars(c) if arg == "mars" else classifier(arg, c)
+    t.classes = "voc"
+    return t.copy_and_resolve_references()
+
+
+def recipe():
+    """Config of the recipe; as many lines as it has settings."""
     c = ml_collections.ConfigDict()
     c.title = "The paper's recipe on real photos, with EfficientNet-Lite0"
     c.seed = 0
@@ -31,8 +49,8 @@ def get_config(arg=""):
     c.saliency = ml_collections.ConfigDict()
     c.saliency.source = "data"           # the maps in the data set's folder `saliency`
 
-    c.cam_a = classifier("cam_voc_cam.py", c)
-    c.cam_b = classifier("cam_voc_eps.py", c)
+    c.cam_a = classifier("cam", c)
+    c.cam_b = classifier("eps", c)
 
     c.proposals = ml_collections.ConfigDict()
     c.proposals.backend = "felzenszwalb"  # superpixels at several scales; or sam
@@ -65,9 +83,10 @@ def get_config(arg=""):
     return c
 
 
-def classifier(name, c):
+def classifier(method, c):
     """A classifier from tags, from ImageNet weights; only the deeper half of the encoder learns."""
-    t = stage(__file__, name)
+    arg = "efficientnet_lite0"
+    t = stage(__file__, f"cam_voc_{method}.py", arg)
     t.seed = c.get_ref("seed")
     t.classes = ""                       # filled in by the recipe, as data.packed and data.split
     t.device_batch = 16
@@ -87,7 +106,7 @@ def classifier(name, c):
     )
     t.infer.scales = (1.0, 1.5)
     t.infer.canvas, t.infer.grid, t.infer.batch = "grid", 64, 8
-    t.infer.threshold = 0.35 if t.method == "cam" else 0.3
+    t.infer.threshold = CLASSIFIERS[method]
     return t
 
 
@@ -104,4 +123,19 @@ def segmenter(c):
     s.data.workers = 0
     s.model.encoder_weights = c.get_ref("weights")
     s.optim.lr = 2.5e-5                  # the head runs on 40 times this
+    return s
+
+
+def mars(c):
+    """MARS's segmenter with the head, the optimizer and the length of the recipe's."""
+    s = stage(__file__, "semi_voc_mars.py", "efficientnet_lite0")
+    like = segmenter(c)
+    for name in ("seed", "device_batch", "total_steps", "log_steps", "save_steps", "optim", "model",
+                 "predict"):
+        s[name] = like[name]
+    s.device_batch = 8                   # photos a step
+    s.data.crop, s.data.workers = 224, 0
+    s.data.long_side = (224, 320)        # pixels
+    s.data.mean, s.data.std = like.data.mean, like.data.std
+    s.mars.ema_decay, s.mars.ema_ramp_steps = 0.99, 0  # of 500 steps
     return s
