@@ -16,7 +16,6 @@ import ml_collections
 
 from wsssjax.core.config import stage
 
-
 CLASSIFIERS = {"cam": 0.35, "eps": 0.3, "transcam": 0.35, "bao": 0.35}  # and their thresholds
 
 
