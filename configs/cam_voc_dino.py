@@ -66,8 +66,8 @@ def get_config(arg=""):
     c.infer.grid = 64 if light else 56  # pixels
     c.infer.multiple = 1 if light else 14  # pixels: a patch of DINOv2
     c.infer.batch = 4
-    c.infer.threshold = 0.4
+    c.infer.threshold = 0.55
     c.infer.affinity_layer = "tap2" if light else "features"  # whose tokens are compared
-    c.infer.affinity_power = 4.0  # of what lies above the mean cosine: higher is stricter
+    c.infer.affinity_power = 2.0  # of what lies above the mean cosine: higher is stricter
     c.infer.affinity_steps = 2  # of the walk; 0: none
     return c

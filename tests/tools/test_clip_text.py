@@ -6,11 +6,15 @@ import pathlib
 import subprocess
 import sys
 
+import jax
+import ml_collections
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from wsssjax.cam import text_features
+from wsssjax.core import weights
+from wsssjax.models import clip, registry
 
 tokenizers = pytest.importorskip("tokenizers")
 ROOT = pathlib.Path(__file__).parents[2]
@@ -21,12 +25,16 @@ TEXTS = ("a clean origami fox.", "a  Clean\torigami OWL's!?", "12 owls, 3 foxes;
          "person with clothes,people,human", "")
 
 
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("clip_text", ROOT / "tools" / "clip_text.py")
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def tool():
+    return load("clip_text")
 
 
 def characters():
@@ -60,7 +68,7 @@ def model(folder, tmp_path_factory):
                      "num_attention_heads": 2, "vocab_size": vocabulary,
                      "max_position_embeddings": 40, "eos_token_id": vocabulary - 1,
                      "bos_token_id": vocabulary - 2},
-        vision_config={"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1,
+        vision_config={"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4,
                        "num_attention_heads": 1, "image_size": 32, "patch_size": 16},
         projection_dim=24)
     torch.manual_seed(0)
@@ -112,6 +120,33 @@ def test_features_match_transformers(tool, folder, model):
         np.testing.assert_allclose(row, (want / want.norm()).numpy(), atol=2e-6, err_msg=word)
 
 
+def test_image_tower_converts_from_the_same_file(model, tmp_path, monkeypatch):
+    """convert_weights takes the image tower and names what it passed over; a training that starts
+    from it may also read the public file itself."""
+    monkeypatch.setitem(clip.SIZES, "b16", clip.Size(64, 4, 16, 2, 24))
+    converter, public = load("convert_weights"), safetensors.numpy.load_file(model[1])
+    report = converter.convert("clip_vit_b16", str(model[1]), str(tmp_path))
+    assert report["skipped"] == sorted(
+        n for n in public if n.startswith(("text_", "logit_scale")))
+    found = weights.load(tmp_path)
+    assert all(name.startswith("params/backbone/") for name in found)
+    np.testing.assert_array_equal(found["params/backbone/proj"],
+                                  public["visual_projection.weight"].T)
+    config = ml_collections.ConfigDict({
+        "encoder": "clip_vit_b16", "dtype": "float32", "clip": {"positions": "bilinear"}})
+    tower = registry.build_encoder(config)
+    shapes = jax.eval_shape(lambda: tower.init(jax.random.key(0), np.zeros((1, 32, 32, 3)),
+                                               train=False))
+    empty = {"params": {"backbone": jax.tree.map(lambda s: np.zeros(s.shape, s.dtype),
+                                                 shapes["params"])}}
+    for source in (tmp_path, model[1]):
+        config.encoder_weights = str(source)
+        got = weights.flatten(registry.load_encoder(empty, config))
+        assert got.keys() == found.keys()
+        for name, x in found.items():
+            np.testing.assert_array_equal(got[name], x, err_msg=name)
+
+
 def test_defaults_are_the_published_ones(tool):
     assert tool.PROMPT == "a clean origami {}." and len(tool.BACKGROUNDS) == 25
     assert len(set(tool.BACKGROUNDS)) == 25 and len(tool.WORDS) == 4
@@ -144,9 +179,9 @@ def test_command(folder, model, tmp_path):
 
 
 def test_bad_input_is_named(tool, folder, model, tmp_path):
-    def refused(message, weights=None, tokenizer=None, names=("fox",), **more):
+    def refused(message, source=None, tokenizer=None, names=("fox",), **more):
         with pytest.raises(ValueError) as error:
-            tool.features(str(weights or model[1]), str(tokenizer or folder), names, **more)
+            tool.features(str(source or model[1]), str(tokenizer or folder), names, **more)
         assert message in str(error.value) and "\n" not in str(error.value)
 
     refused("--prompt='a fox': want one {} in the place", prompts=("a fox",))

@@ -4,7 +4,7 @@ A design of our own; nothing is published for it. What it is made of:
 
 * DINOv2's patch tokens (Oquab et al., arXiv 2304.07193) tell objects and parts apart without ever
   having seen a label. The encoder stays as it is, so a training of its head is short and needs
-  little memory: no activations are kept, no optimizer state, no copy.
+  little memory: none for activations, none for the encoder in the optimizer's state.
 * A 1 x 1 convolution on the tokens (the last block's, behind the final norm, or several taps side
   by side) gives a map a class; pooled maps are the scores; the tag loss of `cam.py` teaches them.
 * At inference ReLU(maps) take a few steps of a random walk over the tokens of the same image
@@ -17,8 +17,8 @@ Pooling, of the n values x_i of a map (config.dino.pool):
     lse    ln(Σ exp(r x_i) / n) / r, between the mean (r → 0) and the maximum (r → ∞)
     top    mean of the ⌈share n⌉ largest
 
-Any encoder of the registry carries it; a convolutional one may be walked on a finer layer than the
-one that is classified.
+Any encoder of the registry carries it; a convolutional one may be walked on another layer than the
+one that is classified, a finer one too. configs/cam_voc_dino.py tells what was measured.
 """
 
 from __future__ import annotations
