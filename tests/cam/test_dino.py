@@ -242,6 +242,22 @@ def test_it_learns_to_point(make_config, monkeypatch):
         assert own[inside[row]].min() > 3 * own[~inside[row]].max()
 
 
+@pytest.mark.parametrize("encoder, side, grid", [
+    ("dinov2_s", 42, 3), ("clip_vit_b16", 48, 3), ("efficientnet_lite0", 64, 4),
+    ("small_cnn", 64, 8)])
+def test_any_encoder_carries_it(make_config, encoder, side, grid):
+    """Shapes only: nothing of these sizes is made."""
+    stride = "8" if encoder == "small_cnn" else "16"
+    method = dino.build(make_config("dino", {"model.encoder": encoder, "data.crop": str(side),
+                                             "model.output_stride": stride}))
+    state = jax.eval_shape(method.init, jax.random.key(0))
+    maps = jax.eval_shape(method.predict, state.variables(),
+                          jax.ShapeDtypeStruct((2, side, side, 3), "float32"), None)
+    assert maps.shape == (2, grid, grid, 3) and maps.dtype == jnp.float32
+    assert [x.shape for x in jax.tree.leaves(state.opt) if x.size > 1] == [
+        state.params["head"]["kernel"].shape] * 2
+
+
 @pytest.mark.parametrize("changes, message", [
     ({"dino.pool": "avg"}, "config.dino.pool 'avg' is unknown; there are lse, mean, top"),
     ({"model.taps": "()"}, "config.model.taps=(): want one name or more"),
