@@ -218,7 +218,7 @@ def resized(maps, h, w):
     return F.interpolate(maps, (h, w), mode="bilinear", align_corners=False)
 
 
-def flipped_maps(model, photo, tags, activate, scales=(0.5, 1.0, 1.5, 2.0)):
+def flipped_maps(model, photo, tags, activate, scales):
     """AffinityNet and EPS: eight passes, each enlarged to the photo and masked by the tags, the sum
     over its maximum + 1e-5. [classes present, h, w] in the order of the classes."""
     h, w = photo.shape[:2]
@@ -235,22 +235,22 @@ def flipped_maps(model, photo, tags, activate, scales=(0.5, 1.0, 1.5, 2.0)):
     return (total / (total.amax((1, 2), keepdim=True) + 1e-5)).numpy()
 
 
-def psa_maps(model, photo, tags):
-    return flipped_maps(model, photo, tags, torch.relu)
+def psa_maps(model, photo, tags, scales=(0.5, 1.0, 1.5, 2.0)):
+    return flipped_maps(model, photo, tags, torch.relu, scales)
 
 
-def eps_maps(model, photo, tags):
-    return flipped_maps(model, photo, tags, lambda z: torch.softmax(z, 1)[:, :-1])
+def eps_maps(model, photo, tags, scales=(0.5, 1.0, 1.5, 2.0)):
+    return flipped_maps(model, photo, tags, lambda z: torch.softmax(z, 1)[:, :-1], scales)
 
 
-def irn_maps(model, photo, tags):
+def irn_maps(model, photo, tags, scales=(1.0, 0.5, 1.5, 2.0)):
     """IRN's `high_res`: photo and mirror image in one batch, their maps added at feature size,
     enlarged to the sides taken up to multiples of 16, and cut."""
     h, w = photo.shape[:2]
     present = np.flatnonzero(tags)
     total = torch.zeros(len(present), h, w)
     with torch.no_grad():
-        for scale in (1.0, 0.5, 1.5, 2.0):
+        for scale in scales:
             image = network_input(photo, scale)
             maps = torch.relu(model(torch.cat([image, image.flip(3)])))
             maps = (maps[0] + maps[1].flip(2))[None]

@@ -3,14 +3,17 @@
 --arch: an encoder's name reads its public weights (of DINOv2 the hub's .pth as well as Hugging
 Face's .safetensors); unimatch_v2_dinov2_s|b|l|g reads a trained UniMatch V2 model, encoder and
 head: a plain state dict, or of its checkpoint the entry `model`, with --ema `model_ema`; resnet38
-reads AffinityNet's classifier, affinity_resnet38 the whole of its second network, ssdd_resnet38
-SSDD's segmenter and its difference networks, static or dynamic, whose two files --src names with a
-comma between.
+reads the trunk of AffinityNet's classifier, affinity_resnet38 the whole of its second network,
+ssdd_resnet38 SSDD's segmenter and its difference networks, static or dynamic, whose two files --src
+names with a comma between. cam_resnet38 (AffinityNet's, or the CAM of the EPS code), eps_resnet38
+and cam_resnet50 (IRN's) read trained classifiers whole, for python -m wsssjax.cam.
+clip_vit_b16 takes the image tower out of a CLIP, by Hugging Face's names or OpenAI's.
 --to=torch goes the other way and writes <out>/model.pth. Both ways are exact.
 """
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -23,21 +26,26 @@ from wsssjax.bridge import torch_weights
 from wsssjax.core import cli, config, files, weights
 from wsssjax.models import (
     affinity_net,
+    classifier,
     clip,
     clip_names,
     difference_net,
     dpt,
     efficientnet_lite,
+    recognise,
     registry,
+    resnet,
     resnet38,
     vit,
     vit_names,
 )
+from wsssjax.models.classifier import Classifier
 from wsssjax.models.segmenter import Segmenter
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 TORCH_FILE = "model.pth"
 LAST_LAYERS = ("params/head/scratch/output_conv_2/bias", "params/seg_main/seg2/bias")
+FOREGROUNDS = (20, 80)  # classes of VOC and COCO: one map more is the background's
 HEADS = {"s": 64, "b": 128, "l": 256, "g": 384}  # width of the DPT head
 
 
@@ -73,11 +81,38 @@ def _clip(size: str) -> Arch:
                 passed_over=clip_names.passed_over)
 
 
+def _resnet(depth: int, *_):
+    return resnet.ResNet(depth)
+
+
+def _aliases(tensors) -> list[str]:
+    """Names that the conversion of IRN's classifier reads nothing from."""
+    heads = [n for n in tensors if n.endswith(("classifier.weight", "newly_added.0.weight"))]
+    return [n for n in resnet.passed_over(tensors) if n not in heads[:1]]
+
+
 def _affinity() -> Arch:
     def module(*_):
         return affinity_net.AffinityNet(resnet38.ResNet38(), affinity_net.TAPS["resnet38"])
 
     return Arch(module, affinity_net.from_torch, whole=True)
+
+
+def _classifier(encoder: Callable, convert: Callable, head: str, *, background: bool = False,
+                passed_over: Callable | None = None) -> Arch:
+    """A published classifier. background: the last of its maps is the background's."""
+    def to_ours(tensors):
+        flat = classifier.from_torch(tensors, convert, head)
+        maps = flat["params/head/kernel"].shape[1]
+        if maps - (not background) in FOREGROUNDS:
+            raise ValueError(f"{maps} class maps: {'without' if background else 'with'} one for "
+                             f"the background; want --arch={'cam' if background else 'eps'}_…")
+        return flat
+
+    def module(_, flat):
+        return Classifier(encoder(), flat["params/head/kernel"].shape[1])
+
+    return Arch(module, to_ours, whole=True, passed_over=passed_over)
 
 
 def _ssdd() -> Arch:
@@ -90,7 +125,13 @@ def _ssdd() -> Arch:
 
 ARCHES = {
     "resnet38": Arch(lambda *_: resnet38.ResNet38(), resnet38.from_torch),
+    **{f"resnet{depth}": Arch(functools.partial(_resnet, depth), resnet.from_torch,
+                              passed_over=resnet.passed_over) for depth in resnet.BLOCKS},
     "affinity_resnet38": _affinity(),
+    "cam_resnet38": _classifier(resnet38.ResNet38, resnet38.from_torch, "fc8"),
+    "eps_resnet38": _classifier(resnet38.ResNet38, resnet38.from_torch, "fc8", background=True),
+    "cam_resnet50": _classifier(lambda: resnet.ResNet(50, 16, norm="stored"), resnet.from_torch,
+                                r"classifier|newly_added\.0", passed_over=_aliases),
     "ssdd_resnet38": _ssdd(),
     "efficientnet_lite0": Arch(lambda *_: efficientnet_lite.EfficientNetLite0(num_classes=1000),
                                efficientnet_lite.from_torch),
@@ -159,14 +200,18 @@ def _to_ours(arch: Arch, src: str, out: pathlib.Path, ema: bool):
             raise ValueError(f"{one}: holds what the file before holds ({weights.listed(both)}); "
                              "want files that complete each other")
         tensors |= found
-    variables = _fitting(arch, arch.to_ours(tensors))
+    try:
+        variables = _fitting(arch, arch.to_ours(tensors))
+    except ValueError as error:
+        wanted = next((name for name, one in ARCHES.items() if one is arch), "")
+        raise ValueError(f"{error}{recognise.hint(tensors, wanted)}") from None
     flat = weights.flatten(variables)
     flat = flat if arch.whole else weights.under("backbone", flat)
     weights.save(out / weights.FILE, flat)
     skipped = [n for n in tensors if n.endswith("num_batches_tracked") or
-               n.startswith("classifier.")]
+               (n.startswith("classifier.") and not arch.whole)]
     skipped += arch.passed_over(tensors) if arch.passed_over else []
-    return flat, sorted(skipped), weights.FILE
+    return flat, sorted(set(skipped)), weights.FILE
 
 
 def _sources(src: str) -> list[str]:

@@ -6,12 +6,14 @@ import pathlib
 import warnings
 
 import jax
+import numpy as np
 from PIL import ExifTags, Image
 
 from wsssjax.cam import bao, cam, clip, dino, eps, infer, transcam
 from wsssjax.core import cli, config, files, parallel, progress, weights
 from wsssjax.data import cam_file, classes, label_map, photos
 from wsssjax.data import tags as tag_files
+from wsssjax.models import recognise, registry
 
 METHODS = {"bao": bao.build, "cam": cam.build, "clip": clip.build, "dino": dino.build,
            "eps": eps.build, "transcam": transcam.build}
@@ -57,7 +59,7 @@ def run(settings, weights_path, images, tags, out, *, save=("cams", "labels")) -
     infer.check(settings.infer)
     paths = files.photo_paths(images)
     names = classes.need_background(classes.read_class_names(settings.classes), "cam")
-    tags_by_id = tag_files.read_tags(tags, names)
+    tags_by_id = tag_files.read_tags(tags, names, untagged=True)
     if bare := [name for name in paths if name not in tags_by_id]:
         raise ValueError(f"{tags}: no tags for the photo {paths[bare[0]]} ({len(bare)} of "
                          f"{len(paths)} photos have none); add them, or give --images a list of "
@@ -92,10 +94,24 @@ def restored(settings, weights_path):
     method = build(settings)
     template = jax.eval_shape(method.init, jax.random.key(0)).variables()
     flat = weights.load(weights_path)
+    _check_head(flat, template, settings, weights_path)
     try:
-        return method, weights.restore(template, flat)
+        return method, weights.restore(template, registry.place_norms(flat, template))
     except ValueError as error:
-        raise ValueError(f"{weights_path}, as {settings.method}: {error}") from None
+        raise ValueError(f"{weights_path}, as {settings.method}: {error}"
+                         f"{recognise.hint(flat, settings.model.encoder)}") from None
+
+
+def _check_head(flat, template, settings, weights_path):
+    """Refuses a class list that is not of the length that the head was trained for."""
+    for name, leaf in weights.flatten(template).items():
+        want, found = leaf.shape, np.shape(flat.get(name, leaf))
+        if "head" in name and len(want) > 1 and want[:-1] == found[:-1] and want != found:
+            k = len(classes.read_class_names(settings.classes)) - 1
+            raise ValueError(
+                f"{weights_path}, as {settings.method}: {name} gives {found[-1]} maps, the {k} "
+                f"classes of {settings.classes!r} want {want[-1]}; pass --classes with the names "
+                "it was trained on, or --config with the method")
 
 
 def photo_size(path: pathlib.Path) -> tuple[int, int]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from wsssjax.core import weights
 from wsssjax.core.config import choose
 from wsssjax.models import layers
 
@@ -63,3 +68,23 @@ class Classifier(nn.Module):
         maps_bpqk = self.head(self.drop(aux["features"], deterministic=not train))
         scores_bk = maps_bpqk.mean((1, 2)) if self.pool == "mean" else maps_bpqk.max((1, 2))
         return scores_bk, {**aux, "maps": maps_bpqk}
+
+
+def from_torch(tensors: dict[str, np.ndarray], trunk: Callable, head: str) -> dict:
+    """Our flat names of a published classifier: `params/backbone/…` and `params/head/kernel`.
+
+    tensors: a PyTorch state dict in numpy.  trunk: an encoder's `from_torch`, which passes over
+    the head.  head: regular expression of its 1x1 convolution's names, [k, d, 1, 1] each; several
+    must be one layer by other names.
+    """
+    flat = weights.under("backbone", trunk(tensors))
+    name = f"{head.split('|')[0]}.weight"
+    found = [x for n, x in tensors.items() if re.fullmatch(rf"(module\.)*({head})\.weight", n)]
+    if not found:
+        raise ValueError(f"no {name}, the class maps; this is an encoder alone")
+    kernel = np.asarray(found[0], np.float32)
+    if kernel.ndim != 4 or kernel.shape[2:] != (1, 1):
+        raise ValueError(f"{name} {list(kernel.shape)}: want class maps [classes, channels, 1, 1]")
+    if any(not np.array_equal(kernel, x) for x in found[1:]):
+        raise ValueError(f"{name}: differs from the same layer under its other name")
+    return flat | {"params/head/kernel": np.ascontiguousarray(kernel[:, :, 0, 0].T)}

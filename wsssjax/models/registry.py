@@ -25,6 +25,7 @@ from wsssjax.models import (
     deeplab,
     dpt,
     efficientnet_lite,
+    recognise,
     resnet,
     resnet38,
     small_cnn,
@@ -164,8 +165,8 @@ def load_encoder(variables: dict, config: Any) -> dict:
         flat = place_norms(flat, backbone)
         found = weights.restore(backbone, flat, allow_unused=("/backbone/fc/",))
     except ValueError as error:
-        raise ValueError(f"{config.encoder_weights}, as encoder {config.encoder!r}: "
-                         f"{error}") from None
+        raise ValueError(f"{config.encoder_weights}, as encoder {config.encoder!r}: {error}"
+                         f"{recognise.hint(flat, config.encoder)}") from None
     found = jax.tree.map(jnp.asarray, found)
     return {k: {**v, **found.get(k, {})} for k, v in variables.items()}
 
@@ -191,7 +192,8 @@ def _from_torch(flat: dict, config: Any) -> dict:
     try:
         return weights.under("backbone", convert(flat))
     except ValueError as error:
-        raise ValueError(f"{config.encoder_weights}: {error}") from None
+        raise ValueError(f"{config.encoder_weights}: {error}"
+                         f"{recognise.hint(flat, config.encoder)}") from None
 
 
 def segmenter_from_torch(tensors: dict) -> dict:

@@ -207,6 +207,17 @@ def _plain_name(full: str) -> str:
     return re.sub(r"^stage([234])\.0\.", r"layer\1.", name)
 
 
+def passed_over(tensors) -> list[str]:
+    """Names that `from_torch` reads nothing from: heads, and the further names of a layer."""
+    seen, found = set(), []
+    for full in tensors:
+        name = _plain_name(full)
+        if name in seen or name.rpartition(".")[0] in HEADS:
+            found.append(full)
+        seen.add(name)
+    return found
+
+
 def from_torch(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Weights under our flat names (`params/layer3_0/conv2/kernel`) from a PyTorch state dict.
 
