@@ -122,10 +122,12 @@ class Fused(nn.Module):
 
 
 class Network(nn.Module):
-    """forward(image, y) → a dict of everything. `base`: 64 as published; bao: with its layers."""
+    """forward(image, y) → a dict of everything. `base`: 64 as published; bao: with its layers;
+    numbers: of the fused blocks, 2 to 12 as published."""
 
-    def __init__(self, base=64, classes=20, bao=False):
+    def __init__(self, base=64, classes=20, bao=False, numbers=range(2, 13)):
         super().__init__()
+        self.numbers = tuple(numbers)
         width = 6 * base
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.conv1, self.bn1 = nn.Conv2d(3, base, 7, 2, 3, bias=False), nn.BatchNorm2d(base)
@@ -133,7 +135,7 @@ class Network(nn.Module):
         self.trans_patch_conv = nn.Conv2d(base, width, 4, 4)
         self.trans_1 = Block(width, 6)
         inputs = 4 * base
-        for i in range(2, 13):
+        for i in self.numbers:
             outputs = base * (4 if i < 5 else 8 if i < 9 else 16)
             dw = 4 if i < 5 else 2 if i < 9 else 1
             setattr(self, f"conv_trans_{i}", Fused(inputs, outputs, 2 if i in (5, 9) else 1, dw,
@@ -152,7 +154,7 @@ class Network(nn.Module):
         t = self.trans_patch_conv(stem).flatten(2).transpose(1, 2)
         t = torch.cat([self.cls_token.expand(len(t), -1, -1), t], 1)
         t, a = self.trans_1(t)
-        for i in range(2, 13):
+        for i in self.numbers:
             x, t, more = getattr(self, f"conv_trans_{i}")(x, t)
             a = a + more
         a = a[:, 1:, 1:]

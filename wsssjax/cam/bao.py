@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from wsssjax.cam import learner, transcam
+from wsssjax.cam.cam import tag_loss
 from wsssjax.core import optim, parallel, weights
 from wsssjax.core import state as states
 from wsssjax.core.difference import divided
@@ -30,7 +31,7 @@ _EPSILON = 1e-5  # added to the maximum that divides a teacher's map
 def build(config) -> Method:
     """BAO as a method.
 
-    loss = tag loss of both heads' scores (transcam.tag_loss, a mean over the rows of the device)
+    loss = tag loss of both heads' scores (cam.tag_loss, a mean over the rows of the device)
     + config.bao.pixel_weight × the pixel loss, whose two means are over the pixels of all devices.
     Batch norms see the rows of their device; running statistics are averaged over the devices.
     `predict` gives the background's map and the K foreground maps, raw; with infer.background =
@@ -180,7 +181,7 @@ def train_step(before, batch, key, *, config, model, optimizer, epoch_steps: int
     def loss(params):
         variables = before.variables() | {"params": params}
         scores_bk, aux, extra = _forward(model, variables, batch, drop_key)
-        loss_cls = transcam.tag_loss(scores_bk, batch["tags"])
+        loss_cls = tag_loss(scores_bk[:, 1:], batch["tags"])
         loss_pix = _halves(*pixel_loss(aux["am"], label_bpq, options.smoothing), foreground_weight)
         whole = loss_cls + options.pixel_weight * loss_pix
         return whole, ({"loss": whole, "loss_cls": loss_cls, "loss_pix": loss_pix,

@@ -9,9 +9,8 @@ with a 3x3 head. Its maps are where BAO (cam/bao.py) begins.
 
 from __future__ import annotations
 
-import optax
-
 from wsssjax.cam import learner
+from wsssjax.cam.cam import tag_loss
 from wsssjax.core import parallel
 from wsssjax.core.method import Method
 from wsssjax.data import sources
@@ -21,9 +20,9 @@ from wsssjax.models import attention_classifier
 def build(config) -> Method:
     """TransCAM as a method.
 
-    The loss is a mean over the rows of the device (learner.trainer) and the K classes. `predict`
-    gives the K maps at feature resolution, raw: nothing is cut off before they are summed over
-    scales.
+    The loss is a mean over the rows of the device (learner.trainer) and the K classes; the
+    background's score has no part in it. `predict` gives the K maps at feature resolution, raw:
+    nothing is cut off before they are summed over scales.
     """
     if config.infer.background != "threshold":
         raise ValueError(f"config.infer.background={config.infer.background!r}: TransCAM learns no "
@@ -35,7 +34,7 @@ def build(config) -> Method:
 
     def losses(output, batch):
         scores_bk, _ = output
-        return {"loss_cls": tag_loss(scores_bk, batch["tags"])}
+        return {"loss_cls": tag_loss(scores_bk[:, 1:], batch["tags"])}
 
     def predict(variables, image_bhwc, tags_bk):
         _, aux = model.apply(variables, image_bhwc, train=False)
@@ -44,14 +43,6 @@ def build(config) -> Method:
     init, step = learner.trainer(config, model, losses)
     return Method(init, step, predict, lambda: learner.batches(config, saliency=False),
                   config.total_steps)
-
-
-def tag_loss(scores_bk, tags_bk):
-    """Mean binary cross-entropy of all scores but the first, the background's; one scalar.
-
-    scores_bk: float32 or wider [b,K+1].  tags_bk: float32 [b,K], 0 or 1.
-    """
-    return optax.sigmoid_binary_cross_entropy(scores_bk[:, 1:], tags_bk).mean()
 
 
 def with_lengths(config):

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wsssjax.models import conformer, registry
+from wsssjax.models import conformer_names, registry
 from wsssjax.models.conformer import Conv
 from wsssjax.models.vit import Linear
 
@@ -107,25 +107,25 @@ def build(config: Any, num_classes: int, *, background: bool) -> AttentionClassi
 def from_torch(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Our flat names from a whole checkpoint of TransCAM or BAO on Conformer-S.
 
-    The heads are told by name, everything else is `conformer.from_torch`'s. ValueError for a name
-    of neither.
+    The heads are told by name, everything else is `conformer_names.from_torch`'s; a name of neither
+    is a ValueError.
     """
     flat, rest = {}, {}
     for full, value in tensors.items():
         layer, _, kind = full.removeprefix("module.").rpartition(".")
-        if layer not in conformer.CLASSIFIERS:
+        if layer not in conformer_names.CLASSIFIERS:
             rest[full] = value
             continue
         value = np.asarray(value, np.float32)
-        name = conformer.leaf(kind, value.ndim)
+        name = conformer_names.leaf(kind, value.ndim)
         if name not in ("kernel", "bias"):
             raise ValueError(f"{full} {list(value.shape)}: no tensor of TransCAM or BAO")
-        flat[f"params/head/{layer}/{name}"] = conformer.moved(value)
-    encoder = conformer.from_torch(rest)
+        flat[f"params/head/{layer}/{name}"] = conformer_names.moved(value)
+    encoder = conformer_names.from_torch(rest)
     return flat | {n.replace("/", "/backbone/", 1): x for n, x in encoder.items()}
 
 
 def to_torch(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The names of TransCAM's or BAO's own code; the exact inverse, without batch counters."""
-    return conformer.to_torch({n.replace("/backbone/", "/", 1).replace("/head/", "/", 1): x
+    return conformer_names.to_torch({n.replace("/backbone/", "/", 1).replace("/head/", "/", 1): x
                                for n, x in flat.items()})

@@ -16,7 +16,6 @@ run in `dtype`.
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -34,31 +33,28 @@ DEPTH = 12
 PATCH = 16  # pixels of the image per token
 EPSILON = 1e-6  # of batch norms and layer norms inside the blocks
 STEM_EPSILON = 1e-5  # of the stem's batch norm and of the last layer norm
-CLASSIFIERS = ("trans_cls_head", "conv_cls_head", "label_enc", "classifier_x")  # no encoder's parts
 
 
 class _Fused(NamedTuple):
     """One of the blocks `conv_trans_2` … `conv_trans_12`. width: of the map, in BASE channels.
     stride: of its convolutions.  factor: how many pixels of the map a token's side has."""
 
-    name: str
+    number: int
     width: int
     stride: int
     factor: int
-    last: bool
 
 
 def _block_list() -> tuple[_Fused, ...]:
     blocks = []
     for first, width, factor in ((1, 4, 4), (5, 8, 2), (9, 16, 1)):
         for i in range(max(first, 2), first + 4):
-            stride = 2 if i == first else 1
-            blocks.append(_Fused(f"conv_trans_{i}", width, stride, factor, i == DEPTH))
+            blocks.append(_Fused(i, width, 2 if i == first else 1, factor))
     return tuple(blocks)
 
 
 BLOCKS = _block_list()
-_TAPPED = {"conv_trans_4": "tap0", "conv_trans_8": "tap1", "conv_trans_11": "tap2"}
+_TAPPED = {4: "tap0", 8: "tap1", 11: "tap2"}
 
 
 # ---- layers ------------------------------------------------------------------------------------
@@ -269,7 +265,7 @@ class FusedBlock(nn.Module):
             squeezed + tokens_bnd, train=train)
         added = Expand(width // 4, factor, self.norm, self.dtype,
                        name="expand_block")(tokens, train=train)
-        x, _ = ConvBlock(width, 1, self.block.last, self.norm, self.dtype,
+        x, _ = ConvBlock(width, 1, self.block.number == DEPTH, self.norm, self.dtype,
                          name="fusion_block")(x, added, train=train)
         return x, tokens, attention
 
@@ -286,11 +282,13 @@ class Conformer(nn.Module):
     drop_path: probability that the last block's branches are skipped; it rises linearly from 0 over
     the blocks and needs the random stream "dropout" in training.
     norm: of the batch norms, see `norms.BatchNorm`.
+    blocks: those behind the first; fewer for tests.
     """
 
     width: float = 1.0
     drop_path: float = 0.1
     norm: str = "batch"
+    blocks: tuple[_Fused, ...] = BLOCKS
     dtype: jnp.dtype = jnp.float32
 
     tap_strides = (4, 8, 16, 16)
@@ -326,73 +324,14 @@ class Conformer(nn.Module):
         tokens, attention = Block(rates[0], self.dtype, name="trans_1")(
             jnp.concatenate([first, tokens], axis=1), train=train)
         aux, total = {}, attention
-        for block, rate in zip(BLOCKS, rates[1:], strict=True):
-            x, tokens, attention = FusedBlock(block, base, rate, self.norm, self.dtype,
-                                              name=block.name)(x, tokens, train=train)
+        for block in self.blocks:
+            x, tokens, attention = FusedBlock(
+                block, base, rates[block.number - 1], self.norm, self.dtype,
+                name=f"conv_trans_{block.number}")(x, tokens, train=train)
             total = total + attention
-            if block.name in _TAPPED:
-                aux[_TAPPED[block.name]] = x
+            if block.number in _TAPPED:
+                aux[_TAPPED[block.number]] = x
         token = LayerNorm(STEM_EPSILON, name="trans_norm")(tokens[:, :1])
         pooled = x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
         return pooled, {**aux, "tap3": x, "features": x, "class_token": token[:, 0],
                         "attention": total[:, 1:, 1:]}
-
-
-# ---- weights -----------------------------------------------------------------------------------
-
-_IN_BLOCK = r"(norm[12]|attn\.(qkv|proj)|mlp\.fc[12])"
-_IN_CONV = r"(conv[123]|bn[123]|residual_conv|residual_bn)"
-_LAYER = re.compile(
-    rf"(conv1|bn1|trans_patch_conv|trans_norm|conv_1\.{_IN_CONV}|trans_1\.{_IN_BLOCK}"
-    rf"|conv_trans_\d+\.((cnn|fusion)_block\.{_IN_CONV}|trans_block\.{_IN_BLOCK}"
-    r"|squeeze_block\.(conv_project|ln)|expand_block\.(conv_project|bn)))")
-_STATISTICS = {"running_mean": "mean", "running_var": "var"}
-
-
-def from_torch(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Weights under our flat names (`params/conv_1/conv1/kernel`) from a PyTorch state dict.
-
-    tensors: numpy, any float dtype; the result is float32. The prefix "module." is taken off, batch
-    counters and the layers that classify (CLASSIFIERS) are passed over; a name of unknown form is a
-    ValueError. Whether names are missing is seen when the result is restored.
-    """
-    flat = {}
-    for full, value in tensors.items():
-        layer, _, kind = full.removeprefix("module.").rpartition(".")
-        if kind == "num_batches_tracked" or layer in CLASSIFIERS:
-            continue
-        value = np.asarray(value, np.float32)
-        if (layer, kind) == ("", "cls_token"):
-            flat["params/cls_token"] = value
-            continue
-        if not _LAYER.fullmatch(layer) or not (name := leaf(kind, value.ndim)):
-            raise ValueError(f"{full} {list(value.shape)}: no tensor of a Conformer")
-        top = "batch_stats" if kind in _STATISTICS else "params"
-        flat["/".join([top, *layer.split("."), name])] = moved(value)
-    return flat
-
-
-def to_torch(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The PyTorch state dict of our flat names; the exact inverse, without batch counters."""
-    kinds = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean",
-             "var": "running_var", "cls_token": "cls_token"}
-    tensors = {}
-    for name, value in flat.items():
-        _, *layer, last = name.split("/")
-        back = value.transpose(3, 2, 0, 1) if value.ndim == 4 else (
-            value.T if value.ndim == 2 else value)
-        tensors[".".join([*layer, kinds[last]])] = np.ascontiguousarray(back)
-    return tensors
-
-
-def leaf(kind: str, ndim: int) -> str | None:
-    """Our name of a layer's tensor by PyTorch's; None where there is no such tensor."""
-    names = {("weight", 1): "scale", ("weight", 2): "kernel", ("weight", 4): "kernel",
-             ("bias", 1): "bias"} | {(old, 1): new for old, new in _STATISTICS.items()}
-    return names.get((kind, ndim))
-
-
-def moved(value: np.ndarray) -> np.ndarray:
-    """A tensor with its axes in our order: kernels read from input to output."""
-    order = {4: (2, 3, 1, 0), 2: (1, 0)}.get(value.ndim)
-    return np.ascontiguousarray(value.transpose(order)) if order else value

@@ -22,6 +22,7 @@ from wsssjax.models import (
     clip,
     clip_names,
     conformer,
+    conformer_names,
     deeplab,
     dpt,
     efficientnet_lite,
@@ -73,7 +74,7 @@ def _conformer(config, dtype):
 
 ENCODERS = {
     **{f"clip_vit_{size}": Encoder(_clip(size), clip_names.image_tower) for size in clip.SIZES},
-    "conformer_small": Encoder(_conformer, conformer.from_torch),
+    "conformer_small": Encoder(_conformer, conformer_names.from_torch),
     "efficientnet_lite0": Encoder(_cnn(efficientnet_lite.EfficientNetLite0),
                                   efficientnet_lite.from_torch),
     "resnet38": Encoder(lambda _, dtype: resnet38.ResNet38(dtype=dtype), resnet38.from_torch),
