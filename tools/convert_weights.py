@@ -8,6 +8,8 @@ ssdd_resnet38 SSDD's segmenter and its difference networks, static or dynamic, w
 names with a comma between. cam_resnet38 (AffinityNet's, or the CAM of the EPS code), eps_resnet38
 and cam_resnet50 (IRN's) read trained classifiers whole, for python -m wsssjax.cam.
 clip_vit_b16 takes the image tower out of a CLIP, by Hugging Face's names or OpenAI's.
+conformer_small takes the encoder out of Conformer's ImageNet file, transcam and bao read the whole
+checkpoints of TransCAM and BAO.
 --to=torch goes the other way and writes <out>/model.pth. Both ways are exact.
 """
 
@@ -26,9 +28,12 @@ from wsssjax.bridge import torch_weights
 from wsssjax.core import cli, config, files, weights
 from wsssjax.models import (
     affinity_net,
+    attention_classifier,
     classifier,
     clip,
     clip_names,
+    conformer,
+    conformer_names,
     difference_net,
     dpt,
     efficientnet_lite,
@@ -39,6 +44,7 @@ from wsssjax.models import (
     vit,
     vit_names,
 )
+from wsssjax.models.attention_classifier import AttentionClassifier
 from wsssjax.models.classifier import Classifier
 from wsssjax.models.segmenter import Segmenter
 
@@ -115,6 +121,24 @@ def _classifier(encoder: Callable, convert: Callable, head: str, *, background: 
     return Arch(module, to_ours, whole=True, passed_over=passed_over)
 
 
+def _attention_classifier(background: bool) -> Arch:
+    """TransCAM, or BAO with its two layers more, on Conformer-S."""
+    last = "params/head/conv_cls_head/bias"
+
+    def to_ours(tensors):
+        flat = attention_classifier.from_torch(tensors)
+        if last in flat and len(flat[last]) - 1 not in FOREGROUNDS:
+            raise ValueError(f"{len(flat[last])} class maps; want 21 (VOC) or 81 (COCO), the first "
+                             "of them the background's")
+        return flat
+
+    def module(_, flat):
+        classes = len(flat[last]) - 1 if last in flat else FOREGROUNDS[0]
+        return AttentionClassifier(conformer.Conformer(), classes, background)
+
+    return Arch(module, to_ours, attention_classifier.to_torch, whole=True)
+
+
 def _ssdd() -> Arch:
     def module(classes, names):
         branches = 1 + any(name.startswith("params/seg_sub/") for name in names)
@@ -133,6 +157,10 @@ ARCHES = {
     "cam_resnet50": _classifier(lambda: resnet.ResNet(50, 16, norm="stored"), resnet.from_torch,
                                 r"classifier|newly_added\.0", passed_over=_aliases),
     "ssdd_resnet38": _ssdd(),
+    "conformer_small": Arch(lambda *_: conformer.Conformer(), conformer_names.from_torch,
+                            passed_over=conformer_names.passed_over),
+    "transcam": _attention_classifier(background=False),
+    "bao": _attention_classifier(background=True),
     "efficientnet_lite0": Arch(lambda *_: efficientnet_lite.EfficientNetLite0(num_classes=1000),
                                efficientnet_lite.from_torch),
     **{f"clip_vit_{size}": _clip(size) for size in clip.SIZES},
@@ -204,6 +232,7 @@ def _to_ours(arch: Arch, src: str, out: pathlib.Path, ema: bool):
         variables = _fitting(arch, arch.to_ours(tensors))
     except ValueError as error:
         wanted = next((name for name, one in ARCHES.items() if one is arch), "")
+        wanted = "conformer" if wanted in ("transcam", "bao") else wanted
         raise ValueError(f"{error}{recognise.hint(tensors, wanted)}") from None
     flat = weights.flatten(variables)
     flat = flat if arch.whole else weights.under("backbone", flat)
@@ -230,7 +259,8 @@ def _read(arch: Arch, src: str, ema: bool) -> dict:
 
 def _to_torch(arch: Arch, src: str, out: pathlib.Path, ema: bool):
     if arch.to_torch is None:
-        raise ValueError("has no way back to PyTorch; only dinov2_… and unimatch_v2_… have")
+        raise ValueError("has no way back to PyTorch; only dinov2_…, unimatch_v2_…, "
+                         "transcam and bao have")
     flat = weights.load(src)
     skipped = []
     if not arch.whole:  # an encoder alone, or that of a trained segmenter

@@ -63,3 +63,8 @@ def moved(value: np.ndarray) -> np.ndarray:
     """A tensor with its axes in our order: kernels read from input to output."""
     order = {4: (2, 3, 1, 0), 2: (1, 0)}.get(value.ndim)
     return np.ascontiguousarray(value.transpose(order)) if order else value
+
+
+def passed_over(tensors: dict[str, np.ndarray]) -> list[str]:
+    """Names that `from_torch` reads nothing from: of the layers that classify."""
+    return [n for n in tensors if n.removeprefix("module.").rpartition(".")[0] in CLASSIFIERS]
