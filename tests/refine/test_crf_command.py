@@ -104,6 +104,29 @@ def test_present_classes_alone_make_a_weaker_unary(folders):
                                   few.classes[few.q_hwm.argmax(-1)])
 
 
+def test_baos_preset_has_91_labels_and_any_other_number_can_be_asked_for(folders):
+    """The margin between right and wrong is -ln(0.3/90) + ln 0.7 = 5.35, with 21 labels 3.84; the
+    same 91 classes under preset irn give the same labels."""
+    label = label_map.read(folders / "labels" / "a.png", 21)
+    photo = photos.read_photo(folders / "photos" / "a.png")
+    run(**options(folders, preset="bao_label", save=("labels", "scores")))
+    whole = crf.infer(crf.labels_to_unary(label, 91, 0.7), photo, crf.PRESETS["bao_label"])
+    found = cam_file.read(folders / "out" / "a.npz")
+    assert found.classes.tolist() == list(range(21))
+    np.testing.assert_allclose(found.cam, whole[..., :21].transpose(2, 0, 1), atol=1e-3)
+    np.testing.assert_array_equal(label_map.read(folders / "out" / "a.png", 21), whole.argmax(-1))
+    few = {**options(folders), "out": str(folders / "few"), "preset": "bao_label"}
+    run(**few, label_count=21, save=("scores",))
+    run(**options(folders, save=("scores",)) | {"out": str(folders / "irn")})
+    for name in "abc":
+        a, b = (cam_file.read(folders / part / f"{name}.npz").cam for part in ("few", "irn"))
+        np.testing.assert_array_equal(a, b)
+    unary = crf.labels_to_unary(np.array([[1]]), 91, 0.7)[0, 0]
+    assert unary[:2] == pytest.approx([5.704, 0.357], abs=1e-3)
+    with pytest.raises(ValueError, match="made with another label_count"):
+        run(**few, save=("scores",))
+
+
 def test_no_foreground_no_class_one_pixel(folders):
     label_map.write(folders / "labels" / "a.png", np.zeros(SIZE, np.uint8))
     Image.new("RGB", (1, 1), (9, 9, 9)).save(folders / "photos" / "b.png")
@@ -177,15 +200,16 @@ def make_bad(folders, what):
     changes = {"preset": {"preset": "ssa"}, "iterations": {"iterations": -1},
                "gt_prob": {"gt_prob": 0.0}, "alpha": {"alpha": float("nan")},
                "scope": {"scope": "tagged"}, "save": {"save": ("cams",)},
+               "label_count": {"label_count": 20}, "too many": {"label_count": 256},
                "memory_gb": {"memory_gb": float("inf")}, "device": {"device": "gpu"}}[what]
     source = "cams" if what == "alpha" else "labels"
-    return options(folders, source, **changes), f"--{what}"
+    return options(folders, source, **changes), f"--{next(iter(changes))}"
 
 
 @pytest.mark.parametrize("what", [
     "photo of another size", "class maps of another size", "NaN", "class that is none",
     "photo missing", "truncated photo", "memory", "preset", "iterations", "gt_prob", "alpha",
-    "scope", "save", "memory_gb", "device"])
+    "scope", "label_count", "too many", "save", "memory_gb", "device"])
 def test_bad_input_is_named_in_one_line(folders, what):
     arguments, message = make_bad(folders, what)
     with pytest.raises(ValueError, match=message) as error:
@@ -200,6 +224,10 @@ def test_labels_or_cams_but_not_both(folders):
         run(**options(folders, "cams", gt_prob=0.6))
     with pytest.raises(ValueError, match="--scope=present: is for label maps"):
         run(**options(folders, "cams", scope="present"))
+    with pytest.raises(ValueError, match="--label_count=21: is for label maps"):
+        run(**options(folders, "cams", label_count=21))
+    with pytest.raises(ValueError, match="--label_count=21: is for --scope=all"):
+        run(**options(folders, label_count=21, scope="present"))
     with pytest.raises(ValueError, match="--alpha=3.0: is for CAM files"):
         run(**options(folders, alpha=3.0))
     with pytest.raises(ValueError, match="--memory_gb=1.0: .* with --device=host"):

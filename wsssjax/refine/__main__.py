@@ -24,7 +24,8 @@ NEEDS = {
     "mars": (("labels", "images", "tags", "config"), ()),
 }
 OPTIONS = {
-    "crf": ("preset", "iterations", "gt_prob", "alpha", "scope", "save", "device", "memory_gb"),
+    "crf": ("preset", "iterations", "gt_prob", "alpha", "scope", "label_count", "save", "device",
+            "memory_gb"),
     "confidences": ("low_alpha", "high_alpha", "memory_gb"),
     "affinity": ("save", "border"),
     "sam": ("merge", "coverage", "keep_uncovered", "area_cap", "explain", "report", "images"),
@@ -169,6 +170,8 @@ def _crf_flags(add) -> None:
     add("--gt_prob", type=float, help="with --labels: probability that a label is right (0.7)")
     add("--alpha", type=float, help="with --cams: power of the background (16)")
     add("--scope", help="with --labels: all classes in the CRF (default), or those present")
+    add("--label_count", type=int, metavar="N", help="with --labels and --scope=all: labels in the "
+        "CRF (default: the classes; preset bao_label: 91, as published)")
     add("--device", help="host (default; Numba, a photo a core) or jax, the default device")
 
 

@@ -3,7 +3,9 @@
 The published recipes for refining labels (presets in `core/crf.py`):
 
     label maps   preset irn: labels are right with probability 0.7, all K + 1 classes in the CRF;
-                 255 is no opinion, and becomes a class
+                 255 is no opinion, and becomes a class. Preset bao_label: the same, but 91 labels
+                 share the doubt, COCO's number, as BAO's public code runs it on VOC: a wrong label
+                 costs -ln(0.3 / 90) instead of -ln(0.3 / 20)
     CAM files    preset psa: background (1 - max)^alpha beside the maps, which need not sum to 1;
                  labels in the CRF are the background and the photo's tagged classes
 
@@ -27,6 +29,7 @@ from wsssjax.refine import random_walk
 SUFFIXES = {"labels": ".png", "scores": ".npz"}
 SCOPES = ("all", "present")
 DEVICES = ("host", "jax")
+LABEL_COUNTS = {"bao_label": 91}  # labels in the CRF of a preset, where not the classes alone
 SETTINGS = "crf.json"  # beside the results: what they were made with
 GT_PROB = 0.7  # of hard labels with a preset for scores
 ALPHA = 16.0  # power of the background
@@ -34,19 +37,23 @@ MEMORY_GB = 4.0
 
 
 class Marginals(NamedTuple):
-    """classes: uint8 [m], rising, background first.  q_hwm: float32, sums to 1 at each pixel."""
+    """classes: uint8 [m], rising, background first.  q_hwm: float32, sums to 1 at each pixel (to
+    less where labels were in the CRF that are no classes)."""
 
     classes: np.ndarray
     q_hwm: np.ndarray
 
 
 def refine_labels(label_hw: np.ndarray, image_hwc: np.ndarray, how: crf.Preset, num_classes: int,
-                  *, scope: str = "all", infer=crf.infer) -> Marginals:
+                  *, scope: str = "all", label_count: int | None = None,
+                  infer=crf.infer) -> Marginals:
     """Marginals of a hard label map.
 
     label_hw: uint8 [h, w], IGNORE has no opinion.  image_hwc: uint8 RGB.  scope: which labels are
     in the CRF: "all" classes, or the background and those "present" in the map (as IRN and
-    AffinityNet run it: the fewer labels, the weaker the unary).
+    AffinityNet run it: the fewer labels, the weaker the unary).  label_count: with "all", how many
+    labels are in it. No pixel has one of those beyond the classes, so none becomes one; they are
+    left out of the result, which then sums to less than 1.
 
     >>> image = np.zeros((6, 6, 3), np.uint8)
     >>> label = np.zeros((6, 6), np.uint8)
@@ -54,13 +61,14 @@ def refine_labels(label_hw: np.ndarray, image_hwc: np.ndarray, how: crf.Preset, 
     >>> most_probable(refine_labels(label, image, crf.PRESETS["irn"], 2)).max().item()
     0
     """
-    found = np.arange(num_classes)
+    found = np.arange(label_count or num_classes)
     if scope == "present":
         found = np.union1d(BACKGROUND, label_hw[label_hw != IGNORE])
     place = np.full(256, IGNORE, np.uint8)
     place[found] = np.arange(len(found))
     unary_hwm = crf.labels_to_unary(place[label_hw], len(found), how.gt_prob or GT_PROB)
-    return Marginals(found.astype(np.uint8), infer(unary_hwm, image_hwc, how))
+    q_hwm = infer(unary_hwm, image_hwc, how)
+    return Marginals(found[:num_classes].astype(np.uint8), q_hwm[..., :num_classes])
 
 
 def refine_cams(classes_m: np.ndarray, cam_mhw: np.ndarray, image_hwc: np.ndarray,
@@ -90,15 +98,17 @@ class Settings(NamedTuple):
     how: crf.Preset
     alpha: float | None
     scope: str | None
+    label_count: int | None  # of the labels in the CRF; None: the classes, or those present
 
 
 def settings(kind: str, preset: str | None = None, *, iterations: int | None = None,
              gt_prob: float | None = None, alpha: float | None = None,
-             scope: str | None = None) -> Settings:
+             scope: str | None = None, label_count: int | None = None) -> Settings:
     """Settings for "labels" or "cams"; None stands for the default, ValueError names a bad one."""
     name = preset or {"labels": "irn", "cams": "psa"}[kind]
     how = crf.preset(name)
-    others = {"labels": {"alpha": alpha}, "cams": {"gt_prob": gt_prob, "scope": scope}}[kind]
+    others = {"labels": {"alpha": alpha},
+              "cams": {"gt_prob": gt_prob, "scope": scope, "label_count": label_count}}[kind]
     for flag, value in others.items():
         if value is not None:
             want = "CAM files; label maps hold no scores" if kind == "labels" else (
@@ -109,6 +119,10 @@ def settings(kind: str, preset: str | None = None, *, iterations: int | None = N
         if not 0 < how.gt_prob < 1:
             raise ValueError(f"--gt_prob={gt_prob}: want a probability above 0 and below 1")
         scope = choose(dict(zip(SCOPES, SCOPES, strict=True)), scope or SCOPES[0], "--scope")
+        if scope == "present" and label_count is not None:
+            raise ValueError(f"--label_count={label_count}: is for --scope=all")
+        if scope == "all" and label_count is None:
+            label_count = LABEL_COUNTS.get(name)
     else:
         alpha = ALPHA if alpha is None else alpha
         if not 0 < alpha < float("inf"):
@@ -117,7 +131,7 @@ def settings(kind: str, preset: str | None = None, *, iterations: int | None = N
         if iterations < 0:
             raise ValueError(f"--iterations={iterations}: want 0 or more")
         how = how._replace(iterations=iterations)
-    return Settings(kind, name, how, alpha, scope)
+    return Settings(kind, name, how, alpha, scope, label_count)
 
 
 def run(*, images: str, out: str, ids: list[str], num_classes: int, labels: str | None = None,
@@ -134,6 +148,10 @@ def run(*, images: str, out: str, ids: list[str], num_classes: int, labels: str 
     for what, table, value in (("--device", DEVICES, device),
                                *(("--save", SUFFIXES, s) for s in save)):
         choose(dict.fromkeys(table), value, what)
+    count = num_classes if asked.label_count is None else asked.label_count
+    if not num_classes <= count <= IGNORE:
+        raise ValueError(f"--label_count={count} with preset {asked.preset}: want {num_classes}, "
+                         f"the classes, to {IGNORE}")
     if memory_gb is not None and (device == "jax" or not 0 < memory_gb < float("inf")):
         raise ValueError(f"--memory_gb={memory_gb}: want a number above 0, with --device=host")
     paths, source, target = files.photo_paths(images), pathlib.Path(labels or cams), pathlib.Path(
@@ -146,7 +164,7 @@ def run(*, images: str, out: str, ids: list[str], num_classes: int, labels: str 
         "source": str(source.resolve()), "images": str(pathlib.Path(images).resolve()),
         "kind": asked.kind, "preset": asked.preset, "iterations": asked.how.iterations,
         "gt_prob": asked.how.gt_prob, "alpha": asked.alpha, "scope": asked.scope,
-        "classes": num_classes})
+        "label_count": asked.label_count, "classes": num_classes})
     budget = threads.Budget(int((memory_gb or MEMORY_GB) * 1e9))
     infer = crf.infer_compiled if device == "jax" else functools.partial(crf.infer,
                                                                          memory=budget.total)
@@ -159,7 +177,7 @@ def run(*, images: str, out: str, ids: list[str], num_classes: int, labels: str 
         image_hwc = photos.read_photo(paths[name])
         pixels = image_hwc.shape[0] * image_hwc.shape[1]
         try:
-            with budget.taken(crf.needs(pixels, num_classes, asked.how, vertices=pixels)):
+            with budget.taken(crf.needs(pixels, count, asked.how, vertices=pixels)):
                 found = _refine(asked, made_from, image_hwc, num_classes, infer)
         except crf.TooLarge as error:
             raise ValueError(f"{paths[name]}: {error}; scale it down or raise --memory_gb"
@@ -177,7 +195,7 @@ def _refine(asked: Settings, path: pathlib.Path, image_hwc, num_classes: int, in
     if asked.kind == "labels":
         label_hw = label_map.read(path, num_classes, size)
         return refine_labels(label_hw, image_hwc, asked.how, num_classes, scope=asked.scope,
-                             infer=infer)
+                             label_count=asked.label_count, infer=infer)
     classes_m, cam_mhw = cam_file.read_full(path, size)
     if len(classes_m) and classes_m[-1] >= num_classes:
         raise ValueError(f"{path}: holds class {classes_m[-1]}; want 0..{num_classes - 1} (is "
