@@ -7,7 +7,7 @@ import time
 
 import jax
 
-from wsssjax.cam import cam, eps
+from wsssjax.cam import bao, cam, clip, dino, eps, transcam
 from wsssjax.core import checkpoint, cli, files, parallel, record
 from wsssjax.core import config as configs
 from wsssjax.core.progress import Progress
@@ -16,12 +16,16 @@ from wsssjax.semi import fixmatch, ssdd, supervised, unimatch, unimatch_v2
 
 METHODS = {
     "affinity": affinity.build,
+    "bao": bao.build,
     "cam": cam.build,
+    "clip": clip.build,
+    "dino": dino.build,
     "eps": eps.build,
     "fixmatch": fixmatch.build,
     "ssdd": ssdd.build,
     "ssdd_static": difference.build,
     "supervised": supervised.build,
+    "transcam": transcam.build,
     "unimatch": unimatch.build,
     "unimatch_v2": unimatch_v2.build,
 }
