@@ -29,6 +29,12 @@ _EXPANSION = 4
 _EPSILON = 1e-5
 
 
+def _of(table: dict, value: int, field: str):
+    if value not in table:
+        raise ValueError(f"resnet {field} {value}: want one of {', '.join(map(str, table))}")
+    return table[value]
+
+
 class Conv(nn.Module):
     """A convolution without bias, padded by half its (dilated) kernel on every side.
 
@@ -139,7 +145,8 @@ class ResNet(nn.Module):
 
     @property
     def tap_strides(self) -> tuple[int, int, int, int]:
-        return tuple(int(n) for n in 4 * np.cumprod(STRIDES[self.output_stride]))
+        strides = _of(STRIDES, self.output_stride, "output_stride")
+        return tuple(int(n) for n in 4 * np.cumprod(strides))
 
     @property
     def tap_widths(self) -> tuple[int, int, int, int]:
@@ -164,8 +171,8 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, image_bhwc, *, train: bool):
-        blocks = choose(BLOCKS, self.depth, "resnet depth")
-        strides = choose(STRIDES, self.output_stride, "resnet output_stride")
+        blocks = _of(BLOCKS, self.depth, "depth")
+        strides = _of(STRIDES, self.output_stride, "output_stride")
         for field, names in (("dilation", DILATIONS), ("norm", MODES), ("layout", LAYOUTS),
                              ("freeze_below", ("", *STAGES))):
             choose(dict.fromkeys(names), getattr(self, field), f"resnet {field}")
@@ -191,7 +198,7 @@ class ResNet(nn.Module):
 # ---- weights -----------------------------------------------------------------------------------
 
 _NORM_NAMES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
-_LAYER = re.compile(r"(conv|bn)1|layer\d\.\d+\.((conv|bn)\d|downsample\.[01])")
+_LAYER = re.compile(r"(conv|bn)1|layer[1-4]\.\d+\.((conv|bn)[1-3]|downsample\.[01])")
 # IRN's network holds each layer under several names: its backbone, then as stages of two kinds.
 _STEM = {"0": "conv1", "1": "bn1"}
 
