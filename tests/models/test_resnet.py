@@ -76,14 +76,11 @@ def drawn(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("depth, norm, stride, dilation", [
-    (50, "stored", 8, "late"), (101, "frozen", 16, "late")])
-def test_full_network_equals_torchvision(torchvision, depth, norm, stride, dilation):
-    replaced = {32: (False, False, False), 16: (False, False, True), 8: (False, True, True)}[stride]
-    model = shaken(getattr(torchvision.models, f"resnet{depth}")(
-        replace_stride_with_dilation=replaced))
+def test_full_network_equals_torchvision(torchvision):
+    """The deeper one, its last stride turned into dilation, with frozen norms."""
+    model = shaken(torchvision.models.resnet101(replace_stride_with_dilation=(False, False, True)))
     image = drawn(1, 1, 49, 70, 3)
-    net = resnet.ResNet(depth, stride, dilation, norm)
+    net = resnet.ResNet(101, 16, "late", "frozen")
     pooled, aux = apply(net, restored(net, state_dict(model)), image)
     wanted = torch_taps(model, image)
     for index, want in enumerate(wanted):
@@ -96,11 +93,11 @@ def test_full_network_equals_torchvision(torchvision, depth, norm, stride, dilat
 
 
 @pytest.mark.parametrize("fields, strides, dilations, first", [
-    ({"output_stride": 32, "norm": "batch"}, (1, 2, 2, 2), (1, 1, 1, 1), None),
+    ({"output_stride": 8, "dilation": "late"}, (1, 2, 1, 1), (1, 1, 2, 4), (1, 1, 1, 2)),
     ({"output_stride": 16, "norm": "stored"}, (1, 2, 2, 1), (1, 1, 1, 1), None),  # IRN
     ({"output_stride": 8, "dilation": "rest"}, (1, 2, 1, 1), (1, 1, 2, 4), (1, 1, 1, 1)),  # RS+EPM
     ({"output_stride": 8, "dilation": "all", "layout": "caffe"}, (1, 2, 1, 1), (1, 1, 2, 4), None),
-], ids=["plain", "irn", "rest", "deeplab2"])
+], ids=["torchvision", "irn", "rest", "deeplab2"])
 def test_layouts_equal_torch(plain, fields, strides, dilations, first):
     model = plain.randomise(plain.ResNet(
         50, THIN, strides, dilations, first, fields.get("layout") == "caffe")).eval()
@@ -211,14 +208,12 @@ def test_a_new_layer_starts_as_torchvisions(torchvision, layer):
     assert np.abs(kernel).max() > 3.5 * kernel.std()
 
 
-def test_bfloat16_stays_near_float32(plain):
-    import torch
-
-    model = plain.randomise(plain.ResNet(50, THIN)).eval()
-    net, image = resnet.ResNet(50, width=THIN, dtype=jnp.bfloat16), drawn(8, 1, 49, 33, 3)
-    with torch.no_grad():
-        want = model(torch.tensor(image.transpose(0, 3, 1, 2)))[3].mean((2, 3)).numpy()
-    got, aux = apply(net, restored(net, state_dict(model)), image)
-    assert aux["features"].dtype == jnp.bfloat16 and got.dtype == jnp.float32
-    difference = np.abs(got - want).max() / np.abs(want).max()
-    assert 0 < difference < 0.05
+def test_bfloat16_computes_in_it_and_keeps_its_parameters():
+    net = resnet.ResNet(50, width=THIN, dtype=jnp.bfloat16)
+    variables = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 33, 33, 3)),
+                                                train=False))
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    pooled, aux = jax.eval_shape(functools.partial(net.apply, train=False), variables,
+                                 jax.ShapeDtypeStruct((1, 33, 33, 3), jnp.float32))
+    assert pooled.dtype == jnp.float32
+    assert {x.dtype for x in aux.values()} == {jnp.dtype("bfloat16")}
