@@ -12,7 +12,7 @@ from wsssjax.core import checkpoint, cli, files, parallel, record
 from wsssjax.core import config as configs
 from wsssjax.core.progress import Progress
 from wsssjax.refine import affinity, difference
-from wsssjax.semi import fixmatch, ssdd, supervised, unimatch, unimatch_v2
+from wsssjax.semi import fixmatch, mars, ssdd, supervised, unimatch, unimatch_v2
 
 METHODS = {
     "affinity": affinity.build,
@@ -22,6 +22,7 @@ METHODS = {
     "dino": dino.build,
     "eps": eps.build,
     "fixmatch": fixmatch.build,
+    "mars": mars.build,
     "ssdd": ssdd.build,
     "ssdd_static": difference.build,
     "supervised": supervised.build,

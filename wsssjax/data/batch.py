@@ -27,6 +27,7 @@ BATCH_KEYS = {
     "strong1": Key("float32", "bhwc", "the same window, colours changed"),
     "strong2": Key("float32", "bhwc", "the same window, colours changed again"),
     "valid": Key("bool", "bhw", "False on padding"),
+    "biased": Key("bool", "bhw", "True where a class was taken from the label (MARS)"),
     "cut1": Key("bool", "bhw", "CutMix box of strong1"),
     "cut2": Key("bool", "bhw", "CutMix box of strong2"),
     "saliency": Key("float32", "bhw", "0..1, higher where something stands out"),
