@@ -206,7 +206,8 @@ def test_maps_are_walked_logits_of_the_taps(tiny, random_head):
         variables["params"]["backbone"])
     joined = np.concatenate([aux["tap1"], aux["features"]], -1).astype(np.float64)
     raw = np.maximum(joined @ np.float64(variables["params"]["head"]["kernel"]), 0)
-    want = affinity_refine.spread(jnp.float32(raw), aux["tap2"], power=4.0, steps=2)
+    want = affinity_refine.spread(jnp.float32(raw), aux["tap2"], power=config.infer.affinity_power,
+                                  steps=config.infer.affinity_steps)
     got = jax.jit(method.predict)(variables, x, np.ones((2, 3), np.float32))
     assert got.shape == (2, 2, 3, 3)
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
