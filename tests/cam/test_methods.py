@@ -1,14 +1,24 @@
-"""CAM and EPS as methods: the step against its formula, devices, freezing, maps, learning."""
+"""CAM and EPS as methods: the step against its formula, devices, freezing, maps, learning; the
+published recipes; data that cannot teach."""
 
+import pathlib
+import re
+
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from wsssjax.cam import cam, eps
-from wsssjax.core import parallel
-from wsssjax.models import registry
+from wsssjax.core import config as configs
+from wsssjax.core import optim, parallel, weights
+from wsssjax.data import prepare, records
+from wsssjax.models import registry, resnet, resnet38
+from wsssjax.models.norms import BatchNorm
 
 BUILD = {"cam": cam.build, "eps": eps.build}
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 
 def one_step(method, batch, devices=1, seed=0):
@@ -149,3 +159,153 @@ def test_classes_of_another_data_set_do_not_stop_a_selection_that_ignores_them(m
     maps = [eps.build(make_config("eps", changes)).init(jax.random.key(0)).params["head"]
             for changes in (shipped, {"eps.background_classes": "()"})]
     jax.tree.map(np.testing.assert_array_equal, *maps)
+
+
+# ---- published recipes -------------------------------------------------------------------------
+
+SPECIFIED = {  # batch, steps, learning rate, decay, long side, crop, threshold
+    "cam_voc_cam.py:resnet38": (8, 20_000, 0.01, 5e-4, (256, 512), 448, 0.2),
+    "cam_voc_cam.py:resnet50": (16, 3_305, 0.1, 1e-4, (320, 640), 512, 0.15),
+    "cam_voc_eps.py:resnet38": (8, 20_000, 0.01, 5e-4, (256, 512), 448, 0.2),
+    "cam_coco_eps.py": (16, 256_500, 0.01, 5e-4, (256, 448), 321, 0.2),
+}
+STILL = {"resnet38": r"backbone/(conv1a|b2|b2_1|b2_2)/",
+         "resnet50": r"backbone/(conv1|bn1|layer1_[0-2]|layer2_[0-3])/"}
+
+
+@pytest.mark.parametrize("name", SPECIFIED)
+def test_published_settings(name):
+    c = configs.load(CONFIGS / name)
+    batch, steps, lr, decay, long_side, crop, threshold = SPECIFIED[name]
+    assert (c.device_batch, c.total_steps) == (batch, steps)
+    # What SGD gets as momentum is the weight decay.
+    assert (c.optim.lr, c.optim.weight_decay, c.optim.momentum) == (lr, decay, decay)
+    assert (c.data.long_side, c.data.crop, c.data.flip) == (long_side, crop, 0.5)
+    irn = c.model.encoder == "resnet50"
+    assert c.data.jitter == ((0, 0, 0, 0) if irn else (0.3, 0.3, 0.3, 0.1))
+    assert c.data.mean == (0.485, 0.456, 0.406) and c.data.std == (0.229, 0.224, 0.225)
+    assert c.model.dropout == (0.5 if c.method == "cam" and not irn else 0.0)
+    assert sorted(c.infer.scales) == [0.5, 1.0, 1.5, 2.0] and c.infer.flip
+    assert (c.infer.threshold, c.infer.align) == (threshold, 16 if irn else 1)
+    assert c.optim.poly_power == 0.9 and c.infer.normalise == "max"
+
+
+@pytest.fixture
+def thin(monkeypatch):
+    """Both ResNets at a sixteenth of their width."""
+    monkeypatch.setitem(registry.ENCODERS, "resnet38", registry.Encoder(
+        lambda _, dtype: resnet38.ResNet38(width=1 / 16, dtype=dtype), None))
+    monkeypatch.setitem(registry.ENCODERS, "resnet50", registry.Encoder(
+        lambda config, dtype: resnet.ResNet(50, config.output_stride, width=1 / 16, dtype=dtype,
+                                            **config.resnet), None))
+
+
+def shapes_of(config):
+    return jax.eval_shape(BUILD[config.method](config).init, jax.random.key(0)).params
+
+
+@pytest.mark.parametrize("name", list(SPECIFIED)[:3])
+def test_frozen_layers_get_neither_updates_nor_decay(thin, name):
+    """All gradients are 1: frozen layers stay, all others go by gradient and decay at the rate of
+    their group. Norms of ResNet-38 are no parameters at all, those of ResNet-50 decay from layer3
+    on."""
+    config = configs.load(CONFIGS / name)
+    params = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes_of(config))
+    names = weights.flatten(params)
+    norms = [n for n in names if re.search(r"/(bn|downsample_1)", n)]
+    assert bool(norms) == (config.model.encoder == "resnet50")
+    update = optim.build(config.optim, params, config.total_steps)
+    changes, _ = jax.jit(lambda x: update.update(x, update.init(x), x))(params)
+    for place, change in weights.flatten(changes).items():
+        factor = 10 if place.startswith("head/") else 1
+        if re.match(STILL[config.model.encoder], place):
+            factor = 0
+        want = -factor * config.optim.lr * (1 + config.optim.weight_decay)
+        np.testing.assert_allclose(change, want, rtol=1e-5, err_msg=place)
+
+
+@pytest.mark.parametrize("name, bound", [
+    ("cam_voc_cam.py:resnet38", (6 / (12 + 20)) ** 0.5), ("cam_voc_cam.py:resnet50", 12**-0.5),
+    ("cam_voc_eps.py:resnet38", (6 / (12 + 21)) ** 0.5)])
+def test_heads_start_as_published(make_config, name, bound):
+    """Xavier uniform for AffinityNet and EPS, PyTorch's own for IRN; on the toy's 12 channels."""
+    config = configs.load(CONFIGS / name, {"model.encoder": "toy", "data.crop": "32",
+                                           "optim.groups": "(('.*', 1., 1.),)"})
+    params = BUILD[config.method](config).init(jax.random.key(0)).params
+    kernel = np.asarray(params["head"]["kernel"])
+    assert 0.95 * bound < np.abs(kernel).max() <= bound
+    assert kernel.std() == pytest.approx(bound / 3**0.5, rel=0.1)
+
+
+class Normed(nn.Module):
+    """Features [b,h/8,w/8,8] behind a batch norm that learns its statistics."""
+
+    norm: str = "batch"
+
+    @nn.compact
+    def __call__(self, image_bhwc, *, train: bool):
+        x = nn.Dense(8, name="dense")(nn.avg_pool(image_bhwc, (8, 8), (8, 8)))
+        return None, {"features": nn.relu(BatchNorm(self.norm, name="bn")(x, train=train))}
+
+
+@pytest.mark.parametrize("norm", ["batch", "stored"])
+def test_running_statistics_move_where_norms_learn_them(make_config, batch, monkeypatch, norm):
+    monkeypatch.setitem(registry.ENCODERS, "toy", registry.Encoder(lambda *_: Normed(norm), None))
+    method = cam.build(make_config("cam"))
+    before, after, _ = one_step(method, batch)
+    two = one_step(method, batch, devices=2)[1]
+    old, new, mean = (s.extra["batch_stats"]["backbone"]["bn"] for s in (before, after, two))
+    if norm == "stored":
+        jax.tree.map(np.testing.assert_array_equal, new, old)
+        return
+    dense = before.params["backbone"]["dense"]
+    x = batch["image"].reshape(4, 4, 8, 4, 8, 3).mean((2, 4)) @ dense["kernel"] + dense["bias"]
+    np.testing.assert_allclose(new["mean"], 0.1 * x.mean((0, 1, 2)), atol=1e-6)
+    np.testing.assert_allclose(new["var"], 0.9 + 0.1 * x.reshape(-1, 8).var(0, ddof=1), rtol=1e-5)
+    halves = [0.9 + 0.1 * part.reshape(-1, 8).var(0, ddof=1) for part in (x[:2], x[2:])]
+    np.testing.assert_allclose(mean["var"], np.mean(halves, 0), rtol=1e-5)
+
+
+# ---- data that cannot teach --------------------------------------------------------------------
+
+
+@pytest.fixture
+def pack(tmp_path):
+    """(tags by id, split) → a packed folder of noise."""
+    def make(tags, split):
+        (tmp_path / "images").mkdir()
+        for name in tags:
+            Image.new("RGB", (40, 36)).save(tmp_path / "images" / f"{name}.png")
+        (tmp_path / "classes.txt").write_text("background\nfox\nowl\nelk\n")
+        rows = "".join(f"{n},{t}\n" for n, t in tags.items() if t is not None)
+        (tmp_path / "tags.csv").write_text(f"id,tags\n{rows}")
+        (tmp_path / f"{split}.txt").write_text("\n".join(tags))
+        data = records.collect("folder", tmp_path, splits=(split,))
+        return str(prepare.pack(data, "folder", tmp_path / "packed"))
+
+    return make
+
+
+def test_rows_without_a_tag_are_counted_and_named(pack):
+    with pytest.raises(ValueError, match=r"tags\.csv: 3 rows, ids 'b', 'c', 'd': no tag; want"):
+        pack({"a": "fox", "b": "000", "c": "", "d": "000"}, "train")
+
+
+def test_photos_without_a_tag_are_counted_and_named_before_training(make_config, pack):
+    """Packing lets them through in a split that is there to score."""
+    packed = pack({"a": "fox", "b": None, "c": None}, "val")
+    method = cam.build(make_config("cam", {"data.packed": packed, "data.split": "val"}))
+    with pytest.raises(ValueError, match=r"split 'val': 2 of 3 photos \(b, c\) without a tag"):
+        method.loader()
+
+
+@pytest.mark.parametrize("names, complaint", [
+    ("fox\nowl\n", "packed with 3 classes, config.classes='.*' names 2; name the classes"),
+    ("owl\nfox\nelk\n", "names 3; class 1 is 'fox' there and 'owl' here"),
+])
+def test_other_classes_than_packed_are_named(make_config, pack, tmp_path, names, complaint):
+    packed = pack({"a": "fox"}, "train")
+    (tmp_path / "others.txt").write_text(names)
+    fields = {"data.packed": packed, "classes": str(tmp_path / "others.txt")}
+    with pytest.raises(ValueError, match=complaint):
+        cam.build(make_config("cam", fields)).loader()
