@@ -103,11 +103,14 @@ def _meet(config: Any, logits_bpqk: jax.Array, label_bhw: jax.Array):
 def shrunk(label_bhw: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Labels at `size` as Pillow's nearest picks them: pixel floor((d + 1/2) n / m).
 
+    Pillow adds n / m again and again, whose rounding decides where that is a whole number.
+
     >>> shrunk(jnp.arange(8).reshape(1, 1, 8), (1, 3)).tolist()
     [[[1, 4, 6]]]
     """
     for axis, m in enumerate(size, 1):
         n = label_bhw.shape[axis]
         if n != m:
-            label_bhw = jnp.take(label_bhw, ((2 * np.arange(m) + 1) * n) // (2 * m), axis=axis)
+            place = np.cumsum(np.concatenate([[n / m * 0.5], np.full(m - 1, n / m)]))
+            label_bhw = jnp.take(label_bhw, place.astype(int), axis=axis)
     return label_bhw
