@@ -10,6 +10,8 @@ and cam_resnet50 (IRN's) read trained classifiers whole, for python -m wsssjax.c
 clip_vit_b16 takes the image tower out of a CLIP, by Hugging Face's names or OpenAI's.
 conformer_small takes the encoder out of Conformer's ImageNet file, transcam and bao read the whole
 checkpoints of TransCAM and BAO.
+resnet101_deeplab takes the encoder out of DeepLab's COCO weights (names of kazuto1011's PyTorch
+code), deeplab_v2_resnet101 reads a whole DeepLab v2 of these.
 --to=torch goes the other way and writes <out>/model.pth. Both ways are exact.
 """
 
@@ -34,6 +36,7 @@ from wsssjax.models import (
     clip_names,
     conformer,
     conformer_names,
+    deeplab,
     difference_net,
     dpt,
     efficientnet_lite,
@@ -41,6 +44,7 @@ from wsssjax.models import (
     registry,
     resnet,
     resnet38,
+    vgg,
     vit,
     vit_names,
 )
@@ -50,7 +54,8 @@ from wsssjax.models.segmenter import Segmenter
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 TORCH_FILE = "model.pth"
-LAST_LAYERS = ("params/head/scratch/output_conv_2/bias", "params/seg_main/seg2/bias")
+LAST_LAYERS = ("params/head/scratch/output_conv_2/bias", "params/seg_main/seg2/bias",
+               "params/head/c0/bias")
 FOREGROUNDS = (20, 80)  # classes of VOC and COCO: one map more is the background's
 HEADS = {"s": 64, "b": 128, "l": 256, "g": 384}  # width of the DPT head
 
@@ -139,6 +144,17 @@ def _attention_classifier(background: bool) -> Arch:
     return Arch(module, to_ours, attention_classifier.to_torch, whole=True)
 
 
+def _caffe_resnet():
+    return resnet.ResNet(101, 8, "all", "frozen", layout="caffe")
+
+
+def _deeplab_v2() -> Arch:
+    def module(classes, _):
+        return Segmenter(_caffe_resnet(), deeplab.Aspp(classes, (6, 12, 18, 24), 0))
+
+    return Arch(module, deeplab.from_torch, whole=True)
+
+
 def _ssdd() -> Arch:
     def module(classes, names):
         branches = 1 + any(name.startswith("params/seg_sub/") for name in names)
@@ -151,6 +167,10 @@ ARCHES = {
     "resnet38": Arch(lambda *_: resnet38.ResNet38(), resnet38.from_torch),
     **{f"resnet{depth}": Arch(functools.partial(_resnet, depth), resnet.from_torch,
                               passed_over=resnet.passed_over) for depth in resnet.BLOCKS},
+    "vgg16": Arch(lambda *_: vgg.VGG16(), vgg.from_torch),
+    "resnet101_deeplab": Arch(lambda *_: _caffe_resnet(), deeplab.encoder_from_torch,
+                              passed_over=deeplab.passed_over),
+    "deeplab_v2_resnet101": _deeplab_v2(),
     "affinity_resnet38": _affinity(),
     "cam_resnet38": _classifier(resnet38.ResNet38, resnet38.from_torch, "fc8"),
     "eps_resnet38": _classifier(resnet38.ResNet38, resnet38.from_torch, "fc8", background=True),

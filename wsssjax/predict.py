@@ -15,6 +15,7 @@ import numpy as np
 from wsssjax.core import cli, config, crf, files, parallel, progress, threads, weights
 from wsssjax.data import label_map, photos
 from wsssjax.data.classes import read_class_names
+from wsssjax.models import recognise
 from wsssjax.semi import multi_scale, predict, ssdd, student
 
 SUFFIXES = {"labels": ".png", "logits": ".npy"}
@@ -117,7 +118,11 @@ def restored(settings: Any, weights_path: str | os.PathLike) -> Callable:
         functools.partial(network.first_variables, model), jax.random.key(0))
     flat = weights.load(weights_path)
     _check_classes(template, flat, settings.classes, weights_path)
-    variables = jax.device_put(weights.restore(template, flat))
+    try:
+        variables = jax.device_put(weights.restore(template, flat))
+    except ValueError as error:
+        raise ValueError(f"{weights_path}: {error}"
+                         f"{recognise.hint(flat, settings.model.encoder)}") from None
     forward = functools.partial(network.predict, model)
     if multi_scale.asked(settings):
         forward = multi_scale.forward(model, settings.predict.canvas)

@@ -164,9 +164,18 @@ _LAYERS = {"reduce": "1", "conv3x3": "2", "increase": "3"}
 _HEADS = ("aspp", "fc")  # of the published models
 
 
+def _bare(full: str) -> str:
+    return re.sub(r"^((module|base)\.)+", "", full)
+
+
+def passed_over(tensors) -> list[str]:
+    """Names that `encoder_from_torch` reads nothing from: those of a head."""
+    return [name for name in tensors if _bare(name).split(".")[0] in _HEADS]
+
+
 def _plain_name(full: str) -> str:
     """torchvision's name for a layer of kazuto1011's ResNet."""
-    name = re.sub(r"^((module|base)\.)+", "", full)
+    name = _bare(full)
     name = re.sub(r"^layer1\.conv1\.(conv|bn)\.", r"\g<1>1.", name)
     place = re.fullmatch(r"layer([2-5])\.block(\d+)\.(\w+)\.(conv|bn)\.(\w+)", name)
     if not place:
@@ -197,7 +206,7 @@ def from_torch(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     `encoder_from_torch`, and `base.aspp.c0.weight` as `params/head/c0/kernel`."""
     flat = weights.under("backbone", encoder_from_torch(tensors))
     for full, value in tensors.items():
-        name = re.sub(r"^((module|base)\.)+", "", full)
+        name = _bare(full)
         place = re.fullmatch(r"aspp\.(c\d)\.(weight|bias)", name)
         if name.split(".")[0] not in _HEADS:
             continue

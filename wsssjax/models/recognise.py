@@ -18,6 +18,8 @@ NETWORKS = {
     "clip": ("CLIP", r"\bresblocks\.0\.|\b(text|vision)_model\.|\bvisual[./]|/in_proj/kernel"),
     "dinov2": ("a DINOv2", r"\bblocks[./](\d+\.)*(attn|ls1)[./]|\bencoder\.layer\.0\.layer_scale1"),
     "vgg16": ("a VGG-16", r"\bfeatures[._]28[./]"),
+    "deeplab": ("DeepLab's own ResNet (convert it with --arch=resnet101_deeplab)",
+                r"\blayer5\.block1\.conv3x3\."),
 }
 
 
