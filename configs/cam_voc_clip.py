@@ -10,7 +10,7 @@ folder `clip` here:
     python -m wsssjax.cam --config=configs/cam_voc_clip.py --weights=clip_b16 \\
         --config.model.text=clip_voc.safetensors --images=JPEGImages --tags=tags.csv --out=clip_cams
     python -m wsssjax.refine --method=crf --cams=clip_cams --images=JPEGImages --preset=deeplab \\
-        --alpha=1 --out=clip_labels
+        --alpha=1 --min_confidence=0.95 --out=clip_labels
 
 Published (mIoU on VOC train): 70.8 of the maps, 75.0 with the CRF, whose background is 1 - max.
 CLIP has learnt from 400 million photos with captions: that supervision is to be named beside tags.
@@ -56,7 +56,7 @@ def get_config(arg=""):
     c.infer.multiple = 16  # pixels: a patch
     c.infer.align = 1  # pixels
     c.infer.batch = 1  # photos of one canvas per call
-    c.infer.normalise = "max"
+    c.infer.normalise = "none"  # the method's maps end at 0 and 1 by themselves
     c.infer.background = "threshold"
     c.infer.threshold = 0.4  # score of the background in label maps without the CRF, 0..1; ours
     c.infer.gradcam_pool = "patches"  # whose embedding meets the words: patches, their mean; class

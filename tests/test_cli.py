@@ -23,6 +23,9 @@ COMMANDS = {
     "convert_weights": ["tools/convert_weights.py"],
     "propose_masks": ["tools/propose_masks.py"],
     "prepare_data": ["tools/prepare_data.py"],
+    "make_saliency": ["tools/make_saliency.py"],
+    "clip_text": ["tools/clip_text.py"],
+    "compare_pairs": ["tools/compare_pairs.py"],
 }
 
 

@@ -71,6 +71,23 @@ def test_cam_files_take_preset_psa_and_their_own_classes(folders):
         np.testing.assert_array_equal(labels, np.uint8([0, 3, 7])[want.argmax(-1)])
 
 
+def test_unsure_pixels_stay_open_where_asked(folders):
+    options_ = options(folders, "cams", save=("labels", "scores"), iterations=1, alpha=1.0)
+    run(**options_ | {"out": str(folders / "sure")})
+    run(**options_ | {"min_confidence": 0.95})
+    for name in "abc":
+        found = cam_file.read(folders / "out" / f"{name}.npz")
+        got = label_map.read(folders / "out" / f"{name}.png", 21)
+        sure = label_map.read(folders / "sure" / f"{name}.png", 21)
+        largest = found.cam.max(0)
+        clear = np.abs(largest - 0.95) > 1e-3  # marginals are stored as half floats
+        np.testing.assert_array_equal(got == 255, np.where(clear, largest < 0.95, got == 255))
+        np.testing.assert_array_equal(got[got != 255], sure[got != 255])
+        assert 0 < (got == 255).mean() < 1
+    with pytest.raises(ValueError, match="--min_confidence=1.0: want a probability"):
+        run(**options_ | {"out": str(folders / "other"), "min_confidence": 1.0})
+
+
 def test_scored_background_is_taken_as_it_is(folders):
     run(**options(folders, "cams", save=("scores",)))
     run(method="crf", cams=str(folders / "out"), images=str(folders / "photos"),

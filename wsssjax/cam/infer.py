@@ -19,6 +19,7 @@ align       maps are enlarged to the photo's sides taken up to multiples of `ali
             16, so that a map of stride 16 is not squeezed); 1 enlarges to the photo itself.
 normalise   max     divided by its maximum + 1e-5.
             minmax  negative sums cut off, then from minimum to maximum (TransCAM, BAO).
+            none    as the method gives them, which one scale and no mirror image leave in 0..1.
 background  threshold  a pixel is background where no map is above `threshold`.
             map        the method's map 0 is the background's; it takes part like the others.
 """
@@ -249,4 +250,4 @@ def _by_range(sum_mhw):
     return (sum_mhw - low - np.float32(_EPSILON)) / (high - low + np.float32(_EPSILON))
 
 
-NORMALISE = {"max": _by_max, "minmax": _by_range}
+NORMALISE = {"max": _by_max, "minmax": _by_range, "none": lambda sum_mhw: sum_mhw}

@@ -25,7 +25,7 @@ NEEDS = {
 }
 OPTIONS = {
     "crf": ("preset", "iterations", "gt_prob", "alpha", "scope", "label_count", "save", "device",
-            "memory_gb"),
+            "memory_gb", "min_confidence"),
     "confidences": ("low_alpha", "high_alpha", "memory_gb"),
     "affinity": ("save", "border"),
     "sam": ("merge", "coverage", "keep_uncovered", "area_cap", "explain", "report", "images"),
@@ -172,6 +172,8 @@ def _crf_flags(add) -> None:
     add("--scope", help="with --labels: all classes in the CRF (default), or those present")
     add("--label_count", type=int, metavar="N", help="with --labels and --scope=all: labels in the "
         "CRF (default: the classes; preset bao_label: 91, as published)")
+    add("--min_confidence", type=float, metavar="P", help="leave pixels open (255) whose largest "
+        "marginal is below P (default 0; CLIP-ES: 0.95)")
     add("--device", help="host (default; Numba, a photo a core) or jax, the default device")
 
 

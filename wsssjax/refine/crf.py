@@ -85,9 +85,13 @@ def refine_cams(classes_m: np.ndarray, cam_mhw: np.ndarray, image_hwc: np.ndarra
     return Marginals(classes_m, infer(crf.scores_to_unary(scores_hwm), image_hwc, how))
 
 
-def most_probable(found: Marginals) -> np.ndarray:
-    """uint8 [h, w]: the class of the largest marginal; ties go to the smaller number."""
-    return found.classes[found.q_hwm.argmax(-1)]
+def most_probable(found: Marginals, min_confidence: float = 0.0) -> np.ndarray:
+    """uint8 [h, w]: the class of the largest marginal; ties go to the smaller number.
+
+    min_confidence: a pixel whose largest marginal is below it becomes IGNORE (CLIP-ES: 0.95).
+    """
+    label_hw = found.classes[found.q_hwm.argmax(-1)]
+    return np.where(found.q_hwm.max(-1) < min_confidence, np.uint8(IGNORE), label_hw)
 
 
 class Settings(NamedTuple):
@@ -99,11 +103,13 @@ class Settings(NamedTuple):
     alpha: float | None
     scope: str | None
     label_count: int | None  # of the labels in the CRF; None: the classes, or those present
+    min_confidence: float  # marginal below which a pixel stays open
 
 
 def settings(kind: str, preset: str | None = None, *, iterations: int | None = None,
              gt_prob: float | None = None, alpha: float | None = None,
-             scope: str | None = None, label_count: int | None = None) -> Settings:
+             scope: str | None = None, label_count: int | None = None,
+             min_confidence: float = 0.0) -> Settings:
     """Settings for "labels" or "cams"; None stands for the default, ValueError names a bad one."""
     name = preset or {"labels": "irn", "cams": "psa"}[kind]
     how = crf.preset(name)
@@ -127,11 +133,14 @@ def settings(kind: str, preset: str | None = None, *, iterations: int | None = N
         alpha = ALPHA if alpha is None else alpha
         if not 0 < alpha < float("inf"):
             raise ValueError(f"--alpha={alpha}: want a number above 0")
+    if not 0 <= min_confidence < 1:
+        raise ValueError(f"--min_confidence={min_confidence}: want a probability, 0 or more and "
+                         "below 1")
     if iterations is not None:
         if iterations < 0:
             raise ValueError(f"--iterations={iterations}: want 0 or more")
         how = how._replace(iterations=iterations)
-    return Settings(kind, name, how, alpha, scope, label_count)
+    return Settings(kind, name, how, alpha, scope, label_count, min_confidence)
 
 
 def run(*, images: str, out: str, ids: list[str], num_classes: int, labels: str | None = None,
@@ -164,7 +173,8 @@ def run(*, images: str, out: str, ids: list[str], num_classes: int, labels: str 
         "source": str(source.resolve()), "images": str(pathlib.Path(images).resolve()),
         "kind": asked.kind, "preset": asked.preset, "iterations": asked.how.iterations,
         "gt_prob": asked.how.gt_prob, "alpha": asked.alpha, "scope": asked.scope,
-        "label_count": asked.label_count, "classes": num_classes})
+        "label_count": asked.label_count, "classes": num_classes,
+        "min_confidence": asked.min_confidence})
     budget = threads.Budget(int((memory_gb or MEMORY_GB) * 1e9))
     infer = crf.infer_compiled if device == "jax" else functools.partial(crf.infer,
                                                                          memory=budget.total)
@@ -182,7 +192,7 @@ def run(*, images: str, out: str, ids: list[str], num_classes: int, labels: str 
         except crf.TooLarge as error:
             raise ValueError(f"{paths[name]}: {error}; scale it down or raise --memory_gb"
                              ) from None
-        _write(target / name, found, save)
+        _write(target / name, found, save, asked.min_confidence)
 
     workers = threads.usable_cores() if device == "host" else 1
     for _ in threads.each(one, ids, label, threads=workers, chunk=1):
@@ -203,10 +213,11 @@ def _refine(asked: Settings, path: pathlib.Path, image_hwc, num_classes: int, in
     return refine_cams(classes_m, cam_mhw, image_hwc, asked.how, alpha=asked.alpha, infer=infer)
 
 
-def _write(stem: pathlib.Path, found: Marginals, save: tuple[str, ...]) -> None:
+def _write(stem: pathlib.Path, found: Marginals, save: tuple[str, ...],
+           min_confidence: float) -> None:
     if "scores" in save:
         scores_mhw = np.moveaxis(found.q_hwm, -1, 0).clip(0, 1)
         cam_file.write(stem.with_name(f"{stem.name}.npz"), found.classes, scores_mhw,
                        found.q_hwm.shape[:2])
     if "labels" in save:
-        label_map.write(stem.with_name(f"{stem.name}.png"), most_probable(found))
+        label_map.write(stem.with_name(f"{stem.name}.png"), most_probable(found, min_confidence))
