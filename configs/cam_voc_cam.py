@@ -14,7 +14,8 @@ scales 0.5 to 2 and mirror images):
     resnet50            IRN's: 48.3 at 0.15; others who ran it got 48.1 and 48.6
 
 Photos per step are published for all devices together: with n of them, --config.device_batch
-divided by n. Weights: what encoders start from (ImageNet) is told in refine_voc_affinity.py for
+divided by n. The ResNets cannot start random: their norms do not learn statistics, and the loss
+leaves all bounds within two steps. Weights: what encoders start from (ImageNet) is told in refine_voc_affinity.py for
 resnet38, for resnet50 it is torchvision's resnet50-19c8e357 through tools/convert_weights.py
 --arch=resnet50. Published classifiers come through --arch=cam_resnet38 and --arch=cam_resnet50 and
 are what `python -m wsssjax.cam --weights=` takes.

@@ -231,6 +231,16 @@ def test_the_command_names_what_does_not_fit(plain, tool, tmp_path, photos, writ
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("*.npz"))
 
 
+def test_weights_of_a_training_that_diverged_are_told(plain, tool, tmp_path, photos, written):
+    """They are finite, but what they give is not."""
+    state = plain.numpy_state(network(plain, "cam_resnet38"))
+    state["conv1a.weight"] = state["conv1a.weight"] * np.float32(1e38)
+    np.savez(tmp_path / "w.npz", **state)
+    tool.convert("cam_resnet38", str(tmp_path / "w.npz"), str(tmp_path / "ours"))
+    with pytest.raises(ValueError, match="photo 'a': NaN or infinity in its class maps; the tr"):
+        run(photos, tmp_path, "cam_voc_cam.py:resnet38", "--config.infer.scales=(1.0,)")
+
+
 def test_a_photo_without_tags_is_background(plain, tool, tmp_path, photos, written):
     np.savez(tmp_path / "w.npz", **plain.numpy_state(network(plain, "cam_resnet38")))
     tool.convert("cam_resnet38", str(tmp_path / "w.npz"), str(tmp_path / "ours"))

@@ -129,6 +129,9 @@ def photo_size(path: pathlib.Path) -> tuple[int, int]:
 
 def _write(out, name, maps, settings, save):
     """Writes the files of one photo."""
+    if not np.isfinite(maps.cam).all():
+        raise ValueError(f"photo {name!r}: NaN or infinity in its class maps; the training of "
+                         "these weights diverged, take earlier ones or a lower config.optim.lr")
     if "cams" in save:
         cam_file.write(out / f"{name}.npz", maps.classes, maps.cam.clip(0, 1), maps.cam.shape[1:])
     if "labels" in save:
