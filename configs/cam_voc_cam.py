@@ -15,10 +15,10 @@ scales 0.5 to 2 and mirror images):
 
 Photos per step are published for all devices together: with n of them, --config.device_batch
 divided by n. The ResNets cannot start random: their norms do not learn statistics, and the loss
-leaves all bounds within two steps. Weights: what encoders start from (ImageNet) is told in refine_voc_affinity.py for
-resnet38, for resnet50 it is torchvision's resnet50-19c8e357 through tools/convert_weights.py
---arch=resnet50. Published classifiers come through --arch=cam_resnet38 and --arch=cam_resnet50 and
-are what `python -m wsssjax.cam --weights=` takes.
+leaves all bounds within two steps. ImageNet weights of resnet38 are told of in
+refine_voc_affinity.py; those of resnet50 are torchvision's resnet50-19c8e357 through
+tools/convert_weights.py --arch=resnet50. Published classifiers come through --arch=cam_resnet38 and
+--arch=cam_resnet50 and are what `python -m wsssjax.cam --weights=` takes.
 """
 
 import ml_collections

@@ -17,10 +17,10 @@ Arguments:
 The public code's command line defaults to --config.eps.overlap_min=0.5 and 10,000 steps; its
 scripts, which made the numbers, set what stands here. Photos per step are published for all devices
 together: with n of them, --config.device_batch=8/n. resnet38 cannot start random (its norms do not
-learn); for its ImageNet weights see refine_voc_affinity.py. The published classifier comes through tools/convert_weights.py
---arch=eps_resnet38 and is what `python -m wsssjax.cam --weights=` takes. Losses of the published
-run (loss_cls, loss_sal): step 0 0.865, 0.208; 50 0.268, 0.084; 1,100 0.115, 0.051; 19,950 0.051,
-0.033.
+learn); for its ImageNet weights see refine_voc_affinity.py. The published classifier comes through
+tools/convert_weights.py --arch=eps_resnet38 and is what `python -m wsssjax.cam --weights=` takes.
+Losses of the published run (loss_cls, loss_sal): step 0 0.865, 0.208; 50 0.268, 0.084; 1,100 0.115,
+0.051; 19,950 0.051, 0.033.
 """
 
 import ml_collections
