@@ -20,6 +20,12 @@ grid of 52 x 72, 768 channels): the second pass and other settings then need no 
 
 Argument: dinov2_s, dinov2_b (default), dinov2_l, dinov2_g; efficientnet_lite0, whose ImageNet
 features are supervised, so no MARS in the strict sense; or files.
+
+Measured with efficientnet_lite0 on TransCAM's labels of 150 photos of VOC train at half size (whose
+masks chose its layer and gamma): 13 % of the foreground pixels go, of which 29 % were wrong, where
+15 % of all are; as background FP falls from 0.208 to 0.174, FN grows from 0.132 to 0.225, which is
+what the training has to give back. On drawn scenes 62 % of water painted as boat goes, and 0.4 % of
+the boats; rails painted as train stay.
 """
 
 import ml_collections

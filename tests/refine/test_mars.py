@@ -214,6 +214,7 @@ def read_all(folder):
 
 @pytest.mark.parametrize("binarise", ["crf", "threshold"])
 def test_a_folder_against_brute_force(folder, made, binarise):
+    torch = pytest.importorskip("torch")
     labels, features = made
     result = run(**options(folder, mars__binarise=binarise, mars__alpha=0.5))
     vectors, likeness = brute_force(labels, features, settings(alpha=0.5))
@@ -223,8 +224,6 @@ def test_a_folder_against_brute_force(folder, made, binarise):
         np.testing.assert_allclose(got, vectors[k], atol=1e-5)
     changed = 0
     for name, got in read_all(folder / "out").items():
-        import torch
-
         full = torch.nn.functional.interpolate(
             torch.tensor(likeness[name])[None, None], SIZE, mode="bilinear")[0, 0].numpy()
         object_ = full > 0.5
@@ -344,6 +343,31 @@ def test_clusters_leave_out_what_is_too_small(made):
     plain = mars.clusters(features["d"], labels["d"], settings(normalise=False, k_bg=1), (0, 1))
     np.testing.assert_allclose(plain[0][0], features["d"][cells == 0].astype(np.float32).mean(0),
                                atol=1e-5)
+
+
+def test_rails_go_and_trains_stay():
+    """Rails are labelled train wherever there is one; backgrounds elsewhere hold a few of them."""
+    rng, how = np.random.default_rng(4), settings(binarise="threshold")
+    train, rails, sky = np.linalg.qr(rng.normal(size=(WIDTH, 3)))[0].T
+    photos = []
+    for _ in range(12):
+        truth = np.full((8, 10), "sky", object)
+        truth[rng.integers(1, 3) : 6, rng.integers(0, 3) : 8] = "train"
+        label, kind = (truth == "train").astype(np.uint8), truth
+        kind[6:] = "rails"
+        label[6, :8] = 1  # painted on the rails near the train
+        means = np.array([{"sky": sky, "train": train, "rails": rails}[k] for k in kind.ravel()])
+        found = (means + rng.normal(0, 0.2, means.shape)).reshape(8, 10, WIDTH)
+        photos.append((found.astype(np.float32), label, kind))
+    stored = [mars.clusters(f, label, how, (0, i)) for i, (f, label, _) in enumerate(photos)]
+    found = mars.debias(lambda: iter(stored), how)
+    cosine = found.vectors[0] @ train / np.linalg.norm(found.vectors[0])
+    assert found.selected.tolist() == [10] and cosine > 0.95
+    for f, label, kind in photos:
+        likeness = mars.resemblance(f, found.vectors)
+        got = mars.debiased_label(label, mars.is_object(likeness, None, how), [1])
+        assert (got[(label == 1) & (kind == "rails")] == 255).mean() > 0.9
+        assert (got[kind == "train"] == 1).mean() > 0.9
 
 
 def test_gamma_and_the_crf(made):
