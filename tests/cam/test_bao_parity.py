@@ -24,8 +24,8 @@ from wsssjax.models import attention_classifier, conformer, conformer_names, reg
 ROOT = pathlib.Path(__file__).parents[2]
 BASE, CLASSES, SIDE, ROWS = 4, 20, 64, 4
 STEPS, EPOCH = 50, 20  # two borders between passes: from copying to following, and a restart
-RTOL, ATOL = 1e-11, 2e-10  # of losses and of parameters, buffers included
-RATE = float(np.float32(5e-4))  # schedules are float32 even where all else has 64 bits
+RTOL, ATOL = 1e-11, 2e-11  # of losses and of parameters, buffers included
+RATE = float(np.float32(5e-5))  # schedules are float32 even where all else has 64 bits
 FEW, ALL = (2, 5, 9, 12), tuple(range(2, 13))  # fused blocks: one of each kind, or as published
 
 torch = pytest.importorskip("torch")
@@ -45,7 +45,7 @@ plain = plain_module()
 
 def load_config(name):
     config = configs.load(ROOT / f"configs/cam_voc_{name}.py")
-    small = {"data.crop": SIDE, "total_steps": 60, "epoch_steps": EPOCH, "optim.lr": 5e-4,
+    small = {"data.crop": SIDE, "total_steps": 60, "epoch_steps": EPOCH,
              "model.conformer.drop_path": 0.0, "infer.side": SIDE, "device_batch": ROWS}
     for field, value in small.items():
         configs.override(config, field, str(value))
@@ -84,11 +84,11 @@ def make_batches(dtype, count=5):
 
 
 def largest_error(variables, other):
-    """Of all parameters and buffers, and how far they are told apart from the start by moving."""
+    """Of all parameters and buffers."""
     got = attention_classifier.to_torch({n: np.asarray(x) for n, x in
                                          weights.flatten(variables).items()})
     want = {n: x for n, x in plain.numpy_state(other).items() if "num_batches" not in n}
-    assert got.keys() == want.keys()
+    assert got.keys() == want.keys() and all(np.isfinite(x).all() for x in got.values())
     return max(float(np.abs(got[n] - want[n]).max()) for n in want)
 
 
@@ -117,8 +117,9 @@ def adamw(network):
 
 def note(found, metrics, want):
     for name, value in want.items():
-        error = abs(float(metrics[name]) / value - 1) / RTOL
+        error = abs(float(metrics[name]) - value) / max(abs(value), 0.01) / RTOL
         found[name] = max(found.get(name, 0.0), error)
+        assert np.isfinite(error), name
 
 
 def run_transcam(dtype, numbers):
@@ -161,7 +162,7 @@ def run_bao(dtype, numbers):
     assert not moved(start, student), moved(start, student)
     apart = max(float((t - s).detach().abs().max()) for t, s in
                 zip(teacher.parameters(), student.parameters(), strict=True))
-    assert apart > 1e4 * ATOL and 0.02 < min(shares) and max(shares) < 0.98, (apart, shares)
+    assert apart > 1e4 * ATOL and min(shares) < 0.8 and max(shares) > 0.2, (apart, shares)
     return found
 
 
@@ -198,7 +199,7 @@ def test_label_maps_equal_the_published_steps(monkeypatch):
     forward = infer.compiled(method.predict, variables, config.infer)
     pair = [photo(2, 75, 118), photo(3, 101, 63)]
     tags = np.zeros((2, CLASSES), np.float32)
-    tags[0, [1, 3, 4]] = tags[1, [1, 3, 6]] = 1
+    tags[0, [1, 4, 6]] = tags[1, [1, 4, 6]] = 1
     made = infer.class_maps(forward, pair, list(tags), config.infer, config.data)
     for image, y, maps in zip(pair, tags, made, strict=True):
         want, label = plain.label_maps(other, image, y, SIDE)
