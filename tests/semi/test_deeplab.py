@@ -16,7 +16,7 @@ from wsssjax import predict, train
 from wsssjax.core import config as configs
 from wsssjax.core import files, logs, parallel, weights
 from wsssjax.core import state as states
-from wsssjax.data import label_map
+from wsssjax.data import label_map, transforms_deeplab
 from wsssjax.models import deeplab, norms, registry, resnet, resnet38, vgg
 from wsssjax.models.segmenter import Segmenter
 from wsssjax.semi import student, supervised, views
@@ -386,6 +386,12 @@ def test_photos_of_mars_land_anywhere_and_change_their_colours():
     colours = [one["image"][one["label"] == 3].mean() for one in found]
     assert np.std(colours) > 0.05
     assert all(not one["image"][one["label"] == 255].any() for one in found)
+
+
+def test_a_corner_crop_wants_normalised_pixels():
+    crop = transforms_deeplab.CornerCrop(size=8)
+    with pytest.raises(ValueError, match="CornerCrop: 'image' is uint8, so its padding would be"):
+        crop({"image": np.zeros((4, 4, 3), np.uint8)}, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("changes, message", [

@@ -264,6 +264,22 @@ def test_merges_by_hand(merge, want):
     np.testing.assert_allclose(scores, np.broadcast_to(np.float32(want), (64, 64, 2)), rtol=1e-6)
 
 
+def test_a_network_without_scores_of_its_own_gives_those_of_the_image():
+    """SSDD's, whose config has the same fields."""
+    class Whole:
+        def apply(self, variables, image_bhwc, train):
+            return image_bhwc * variables, {}
+
+    run = multi_scale.forward(Whole(), "exact")
+    logits, own_b2 = run(2.0, jnp.ones((3, 5, 7, 2)), None)
+    assert logits.shape == (3, 5, 7, 2) and own_b2.tolist() == [[5, 7]] * 3
+    settings = configs.load(ROOT / "configs/semi_voc_ssdd.py", {"predict.mode": "multi_scale"})
+    multi_scale.check(settings)
+    settings.predict.canvas = "bucket"
+    with pytest.raises(ValueError, match="canvas=bucket: is for .* 'resnet38' with 'ssdd'"):
+        multi_scale.check(settings)
+
+
 @pytest.mark.parametrize("argument", ["mars_resnet101"])
 def test_validation_sees_scale_1_unless_asked(folder, tmp_path, argument):
     """The counts of validation are those of the label maps that predict writes without CRF."""
