@@ -14,13 +14,15 @@ import numpy as np
 
 from wsssjax.core import cli, config, crf, files, parallel, progress, threads, weights
 from wsssjax.data import label_map, photos
-from wsssjax.data.classes import read_class_names
+from wsssjax.data import tags as tag_files
+from wsssjax.data.classes import need_background, read_class_names
 from wsssjax.models import recognise
 from wsssjax.semi import multi_scale, predict, ssdd, student
 
 SUFFIXES = {"labels": ".png", "logits": ".npy"}
 NETWORKS = {"ssdd": ssdd}  # methods whose segmenter is not the one in student.py
 SETTINGS = "predict.json"  # beside the results: what they were made with
+NO_LOGIT = -1e4  # of a class that a photo is not tagged with; its softmax is 0
 CRF_MEMORY = 4_000_000_000  # bytes, of all photos whose CRF runs at one time
 
 
@@ -41,9 +43,11 @@ def main(arguments: list[str]) -> None:
                         "[h,w,k] at the photo's size, of which the label is the largest; merged "
                         "softmax or the CRF's probabilities where config.predict asks for them) "
                         "or labels,logits")
+    parser.add_argument("--tags", default="", metavar="CSV", help="`id,tags` of the photos: pixels "
+                        "become background or a class that the photo is tagged with")
     flags = parser.parse_args(plain)
     run(config.load(flags.config, overrides), flags.weights, flags.images, flags.out,
-        save=tuple(flags.save.split(",")))
+        save=tuple(flags.save.split(",")), tags=flags.tags)
 
 
 def run(
@@ -53,27 +57,45 @@ def run(
     out: str | os.PathLike,
     *,
     save: Sequence[str] = ("labels",),
+    tags: str | os.PathLike = "",
 ) -> list[str]:
     """Ids of all photos, sorted; `<out>/<id>.png` and `<id>.npy` are there when it returns.
 
     settings: the config that trained the segmenter; its data set is not needed.  images: folder or
-    list of photos.  save: of "labels" and "logits".  Files that are there already are kept, and
-    refused if they were made with other settings.
+    list of photos.  save: of "labels" and "logits".  tags: CSV file; classes that a photo is not
+    tagged with are then out of the question, before any CRF.  Files that are there already are
+    kept, and refused if they were made with other settings.
     """
     for name in save:
         config.choose(SUFFIXES, name, "--save")
     paths = files.photo_paths(images)
     out = pathlib.Path(out)
+    present = _present(tags, paths, settings.classes) if tags else None
     forward = restored(settings, weights_path)
-    _claim(out, settings, weights_path)
+    _claim(out, settings, weights_path, tags)
     todo = [n for n in paths if not all((out / f"{n}{SUFFIXES[s]}").exists() for s in save)]
     read = ((name, photos.read_photo(paths[name])) for name in todo)
     found = predict.photo_logits(read, forward, settings.predict, settings.data)
+    if present:
+        least = NO_LOGIT if multi_scale.gives_logits(settings.predict) else 0.0
+        found = ((name, np.where(present[name], scores_hwk, np.float32(least)))
+                 for name, scores_hwk in found)
     with progress.Progress(len(paths), "predict", done=len(paths) - len(todo)) as bar:
         for name, scores_hwk in _after_crf(found, paths, settings.predict):
             _write(out, name, scores_hwk, save)
             bar.advance()
     return list(paths)
+
+
+def _present(tags: str | os.PathLike, paths: dict, classes: str) -> dict[str, np.ndarray]:
+    """By id the classes that a photo may hold, bool [k]: the background and those of its tags."""
+    names = need_background(read_class_names(classes), "predict --tags")
+    table = tag_files.read_tags(tags, names, untagged=True)
+    missing = [name for name in paths if name not in table]
+    if missing:
+        raise ValueError(f"{tags}: no tags of {missing[0]!r} ({len(missing)} of {len(paths)} "
+                         "photos); add their lines, or leave --tags out")
+    return {name: np.concatenate([[True], table[name] > 0]) for name in paths}
 
 
 def _after_crf(found: Iterable, paths: dict, how: Any) -> Iterator[tuple[str, np.ndarray]]:
@@ -149,13 +171,14 @@ def _write(out, name, logits_hwk, save):
         label_map.write(out / f"{name}.png", logits_hwk.argmax(axis=-1).astype(np.uint8))
 
 
-def _claim(out, settings, weights_path):
+def _claim(out, settings, weights_path, tags):
     """Writes down what the folder's files are made with, or refuses a folder made otherwise."""
     plain = config.to_dict(settings)
     made_with = {name: plain[name] for name in ("classes", "model", "predict")}
     made_with["model"].pop("encoder_weights")
     made_with["mean"], made_with["std"] = plain["data"]["mean"], plain["data"]["std"]
     made_with["weights"] = weights.fingerprint(weights_path)
+    made_with["tags"] = files.hash_file(tags) if tags else ""
     files.claim(out / SETTINGS, made_with)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from wsssjax import predict
 from wsssjax.core import config as configs
 from wsssjax.core import files, resize, weights
-from wsssjax.data import label_map, photos
+from wsssjax.data import classes, label_map, photos
 from wsssjax.semi import student
 
 CONFIG = str(pathlib.Path(__file__).parents[2] / "configs/semi_voc_supervised.py")
@@ -106,6 +106,29 @@ def test_a_second_run_makes_what_is_missing_and_nothing_else(trained, folder, qu
 def test_label_maps_alone(trained, folder, quick):
     predict.main(arguments(folder, trained[2], folder / "out", save="labels"))
     assert sorted(contents(folder / "out")) == [*(f"{n}.png" for n in SIZES), "predict.json"]
+
+
+@pytest.mark.parametrize("mode", ["original", "sliding_window"])
+def test_tags_leave_no_other_class(trained, folder, quick, mode):
+    rows = {"a": "cat;dog", "b": "person", "c": "", "d": "aeroplane;tvmonitor", "e": "sofa"}
+    tags = folder / "tags.csv"
+    tags.write_text("id,tags\n" + "".join(f"{k},{v}\n" for k, v in rows.items()))
+    flags = {"predict__mode": mode, "predict__window": "32"}
+    predict.main(arguments(folder, trained[2], folder / "free", **flags))
+    predict.main([*arguments(folder, trained[2], folder / "tagged", **flags), f"--tags={tags}"])
+    names = classes.read_class_names("voc")
+    for name, row in rows.items():
+        scores_hwk = np.load(folder / "free" / f"{name}.npy")
+        allowed = [0, *sorted(names.index(tag) for tag in row.split(";") if tag)]
+        want = np.array(allowed)[scores_hwk[..., allowed].argmax(-1)]
+        np.testing.assert_array_equal(label_map.read(folder / "tagged" / f"{name}.png", 21), want)
+        got = np.load(folder / "tagged" / f"{name}.npy")
+        np.testing.assert_array_equal(got[..., allowed], scores_hwk[..., allowed])
+    with pytest.raises(ValueError, match="made with another tags"):
+        predict.main(arguments(folder, trained[2], folder / "tagged", **flags))
+    tags.write_text("id,tags\na,cat\n")
+    with pytest.raises(ValueError, match=r"no tags of 'b' \(4 of 5 photos\)"):
+        predict.main([*arguments(folder, trained[2], folder / "new"), f"--tags={tags}"])
 
 
 def test_other_weights_do_not_mix(trained, folder, quick):

@@ -64,7 +64,7 @@ def check(config: Any) -> None:
     """Nothing; ValueError if a field of config.predict that is read here has no meaning."""
     how = config.predict
     if how.crf:
-        crf.preset(how.crf)
+        choose(crf.PRESETS, how.crf, "config.predict.crf")
     if not 0 <= how.crf_least < 1:
         raise ValueError(f"config.predict.crf_least={how.crf_least}: want a probability below 1")
     if not asked(config):
@@ -221,6 +221,11 @@ def _mirrored(image_hwc, size):
 # ---- CRF ---------------------------------------------------------------------------------------
 
 
+def gives_logits(how: Any) -> bool:
+    """Whether scores as config.predict gives them are logits, not softmax or sums of it."""
+    return how.mode == "original" or (how.mode == "multi_scale" and not MERGES[how.merge].softmax)
+
+
 def probabilities(scores_hwk: np.ndarray, how: Any) -> np.ndarray:
     """What a CRF starts from, of the scores that config.predict gives.
 
@@ -229,9 +234,7 @@ def probabilities(scores_hwk: np.ndarray, how: Any) -> np.ndarray:
     """
     if how.mode == "sliding_window":
         return scores_hwk / scores_hwk.sum(-1, keepdims=True)
-    if how.mode == "multi_scale" and MERGES[how.merge].softmax:
-        return scores_hwk
-    return pixels.softmax(scores_hwk)
+    return pixels.softmax(scores_hwk) if gives_logits(how) else scores_hwk
 
 
 def kept_classes(p_hwk: np.ndarray, least: float) -> np.ndarray:
