@@ -23,8 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wsssjax.core.config import choose
 from wsssjax.models import layers
-from wsssjax.models.norms import BatchNorm
+from wsssjax.models.norms import MODES, BatchNorm
 from wsssjax.models.vit import Linear
 
 BASE = 64  # channels of the stem and of an attention head; all other widths are multiples of it
@@ -311,6 +312,10 @@ class Conformer(nn.Module):
         if h != w or h % PATCH or not h:
             raise ValueError(f"image of {h} x {w} pixels; a Conformer wants squares whose side is "
                              f"a multiple of {PATCH}")
+        choose(dict.fromkeys(MODES), self.norm, "config.model.conformer.norm")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"config.model.conformer.drop_path is {self.drop_path}; want 0 or "
+                             "more, below 1")
         base, rates = self._base, np.linspace(0.0, self.drop_path, DEPTH).tolist()
         x = Conv(base, 7, 2, dtype=self.dtype, name="conv1")(image_bhwc)
         x = nn.relu(BatchNorm(self.norm, STEM_EPSILON, name="bn1")(x, train=train))
