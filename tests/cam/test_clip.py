@@ -248,7 +248,9 @@ def test_command_on_tiny_photos(job, tmp_path):
         if name == "c":
             assert (peaks == 0).all() and not label_hw.any()
         else:
-            assert (peaks > 0.99).all() and set(np.unique(label_hw)) - {0}
+            # A patch's map ends at 1; no pixel lies further than half a pixel from its centre.
+            least = np.prod([1 - 0.5 * -(-side // 16) / side for side in size])
+            assert (peaks >= least - 1e-3).all() and set(np.unique(label_hw)) - {0}
             assert set(np.unique(label_hw)) <= {0, *tagged}
     # Other words in the file are other settings, though its name is the same.
     text_features.write(tmp_path / "text.safetensors", words(seed=1))

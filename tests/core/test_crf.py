@@ -247,7 +247,8 @@ def test_margin_of_hard_labels_grows_with_their_number():
 def test_presets_are_the_published_ones():
     table = {"psa": (3, 3, 80, 13, 10, 10), "ssdd_loop": (3, 3, 80, 13, 10, 3),
              "ssdd_val": (3, 3, 80, 13, 10, 10), "irn": (3, 3, 50, 5, 10, 10),
-             "bao_label": (3, 3, 50, 5, 10, 10), "deeplab": (1, 3, 67, 3, 4, 10)}
+             "bao_label": (3, 3, 50, 5, 10, 10), "deeplab": (1, 3, 67, 3, 4, 10),
+             "bao_segmenter": (4, 3, 83, 5, 3, 10)}
     assert crf.PRESETS.keys() == table.keys()
     for name, how in crf.PRESETS.items():
         gauss, bilateral = how.kernels
