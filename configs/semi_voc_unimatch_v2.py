@@ -107,6 +107,7 @@ def get_config(arg=""):
     c.model.bgr = False  # the encoder's weights want blue first, as those from Caffe
     c.model.decoder = "dpt"  # or one of models/deeplab.py: largefov, aspp, resnet38_head,
     #                          deeplabv3plus, which read the next three
+    #                          (aspp, largefov: head_width 0 is one convolution a branch)
     c.model.head_dilations = (12,)  # of its branches
     c.model.head_norm = "batch"  # deeplabv3plus: batch, stored or frozen (models/norms.py)
     c.model.head_dropout = True  # the head drops in training, where it was published to

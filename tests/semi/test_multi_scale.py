@@ -347,7 +347,7 @@ def test_classes_that_are_nowhere_likely_stay_out_of_the_crf():
     ("predict.multiple", "2", "config.predict.canvas=bucket: is for encoders resnet, vgg"),
     ("model.encoder", "dinov2_s", "config.predict.canvas=bucket: is for .* not for 'dinov2_s'"),
     ("model.decoder", "dpt", "config.predict.canvas=bucket: is for .* with 'dpt'"),
-    ("predict.crf", "deep", "'deep' is unknown"),
+    ("predict.crf", "deep", "config.predict.crf 'deep' is unknown; did you mean 'deeplab'"),
     ("predict.crf_least", "1.0", "config.predict.crf_least=1.0: want a probability below 1"),
 ])
 def test_settings_that_cannot_work(folder, name, value, message):

@@ -8,7 +8,6 @@ each scale's scores and their maximum have a loss of their own.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -84,13 +83,13 @@ def _logits(model: Any, loss_size: str, variables: dict, image_bhwc: jax.Array, 
             ) -> tuple[jax.Array, dict]:
     """(logits at the size that loss_size names, collections moved)."""
     options: dict[str, Any] = {"train": True, "rngs": {"dropout": drop_key}}
-    pick: Callable = lambda found: found[0]  # noqa: E731
     if loss_size == "features":
-        options["method"], pick = "scores", lambda found: found
-    if not model.moves_statistics:
-        return pick(model.apply(variables, image_bhwc, **options)), {}
-    found, moved = model.apply(variables, image_bhwc, mutable=["batch_stats"], **options)
-    return pick(found), jax.lax.stop_gradient(moved)
+        options["method"] = "scores"
+    if model.moves_statistics:
+        options["mutable"] = ["batch_stats"]
+    found = model.apply(variables, image_bhwc, **options)
+    found, moved = found if model.moves_statistics else (found, {})
+    return found if loss_size == "features" else found[0], jax.lax.stop_gradient(moved)
 
 
 def _meet(config: Any, logits_bpqk: jax.Array, label_bhw: jax.Array):
