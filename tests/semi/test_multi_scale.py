@@ -12,7 +12,7 @@ from PIL import Image
 
 from wsssjax import predict
 from wsssjax.core import config as configs
-from wsssjax.core import crf, parallel, weights
+from wsssjax.core import parallel, weights
 from wsssjax.data import label_map
 from wsssjax.models import deeplab, registry, resnet, resnet38
 from wsssjax.semi import multi_scale, pixels, student, validate
@@ -354,11 +354,3 @@ def test_settings_that_cannot_work(folder, name, value, message):
     settings = configs.load(f"{CONFIG}:mars_resnet101", fields(folder, **{name: value}))
     with pytest.raises(ValueError, match=message):
         multi_scale.check(settings)
-
-
-def test_the_crfs_of_the_papers():
-    found = {name: [(k.sxy, k.srgb, k.compat) for k in crf.preset(name).kernels]
-             for name in ("deeplab", "bao_segmenter")}
-    assert found == {"deeplab": [(1, None, 3), (67, 3, 4)],
-                     "bao_segmenter": [(4, None, 3), (83, 5, 3)]}
-    assert {n: crf.preset(n).iterations for n in found} == {"deeplab": 10, "bao_segmenter": 10}
