@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from wsssjax.core import weights
-from wsssjax.models import deeplab, padded, registry, resnet, resnet38, vgg
+from wsssjax.models import deeplab, padded, registry, resnet, vgg
 from wsssjax.models.segmenter import Segmenter
 
 torch = pytest.importorskip("torch")
@@ -28,7 +28,6 @@ def load(name):
 
 
 plain = load("deeplab_torch")
-ssdd = load("ssdd_torch")
 CLASSES, THIN, SHORT = 5, 1 / 16, 14  # depth of a ResNet with one block a stage
 CAFFE = dict(output_stride=8, dilation="all", norm="frozen", layout="caffe")
 
@@ -70,10 +69,6 @@ def networks(name):
         own, other = resnet.ResNet(SHORT, width=THIN, **CAFFE), plain.CaffeResNet((1,) * 4, THIN)
         convert, head = deeplab.encoder_from_torch, deeplab.Aspp(CLASSES, (2, 3, 5), 0)
         other_head = plain.Aspp(other.width, CLASSES, (2, 3, 5))
-    elif name == "resnet38":
-        own, other = resnet38.ResNet38(width=THIN), ssdd.ResNet38(THIN)
-        convert, head = resnet38.from_torch, deeplab.ResNet38Head(CLASSES, 12, 3)
-        other_head = plain.TwoConvolutions(other.feature_width, CLASSES, 12, 3)
     else:
         own = resnet.ResNet(SHORT, 8, "rest", "batch", width=THIN)
         other, convert = plain.ResNet((1,) * 4, THIN), resnet.from_torch
@@ -86,7 +81,7 @@ def networks(name):
     return model, restored(model, flat), torchs_model
 
 
-NAMES = ("vgg_v1", "vgg_v2", "resnet_v2", "resnet38", "resnet_v3plus")
+NAMES = ("vgg_v1", "vgg_v2", "resnet_v2", "resnet_v3plus")
 
 
 def compare(got, want, bound=2e-5):
@@ -260,8 +255,8 @@ def test_decoders_that_cannot_be(changes, message):
 
 def test_any_head_fits_any_encoder_and_blue_may_come_first():
     image = noise(1, 40, 40, 3)
-    for decoder in ("aspp", "largefov", "resnet38_head", "deeplabv3plus", "dpt"):
-        dilations = (2, 3) if decoder in ("aspp", "deeplabv3plus") else (2,)
+    for decoder, dilations in (("largefov", (2,)), ("resnet38_head", (2,)),
+                               ("deeplabv3plus", (2, 3))):
         model = registry.build_segmenter(config(decoder=decoder, head_dilations=dilations), 4)
         shape = jax.eval_shape(lambda m=model: m.init_with_output(
             jax.random.key(0), image, train=False)[0][0]).shape
