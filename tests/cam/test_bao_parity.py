@@ -26,7 +26,8 @@ BASE, CLASSES, SIDE, ROWS = 4, 20, 64, 4
 STEPS, EPOCH = 50, 20  # two borders between passes: from copying to following, and a restart
 RTOL, ATOL = 1e-11, 2e-11  # of losses and of parameters, buffers included
 RATE = float(np.float32(5e-5))  # schedules are float32 even where all else has 64 bits
-FEW, ALL = (2, 5, 9, 12), tuple(range(2, 13))  # fused blocks: one of each kind, or as published
+FEW, ALL = (5, 9, 12), tuple(range(2, 13))  # fused blocks: a few, or as published
+SOME = (2, *FEW)  # one of each kind
 
 torch = pytest.importorskip("torch")
 KINDS = {np.float32: torch.float32, np.float64: torch.float64}
@@ -190,11 +191,11 @@ def test_label_maps_equal_the_published_steps(monkeypatch):
 
     Of a map that is nowhere near 0 the lowest pixels end far below 0, as the rule literally says.
     """
-    monkeypatch.setitem(registry.ENCODERS, "conformer_small", thin(jnp.float32, FEW))
+    monkeypatch.setitem(registry.ENCODERS, "conformer_small", thin(jnp.float32, SOME))
     config = load_config("bao")
     method = bao.build(config)
     model = attention_classifier.build(config.model, CLASSES, background=True)
-    other = plain.randomise(plain.Network(BASE, CLASSES, True, FEW), 5)
+    other = plain.randomise(plain.Network(BASE, CLASSES, True, SOME), 5)
     variables = variables_of(model, other, np.float32)
     forward = infer.compiled(method.predict, variables, config.infer)
     pair = [photo(2, 75, 118), photo(3, 101, 63)]
