@@ -381,7 +381,8 @@ def flags(photos, method, workdir, **changes):
     fields = {"classes": root / "classes.txt", "data.packed": packed, "device_batch": 1,
               "total_epochs": 4, "data.crop": 32, "data.long_side": "(24,40)", "data.workers": 0,
               "model.encoder": "toy", "infer.side": 32, "infer.scales": "(1.0,1.5)",
-              "log_steps": 1, "save_steps": 2, "optim.lr": 1e-2} | {k.replace("__", "."): v for k, v in changes.items()}
+              "log_steps": 1, "save_steps": 2, "optim.lr": 1e-2} | {
+                  k.replace("__", "."): v for k, v in changes.items()}
     out = () if workdir is None else (f"--workdir={workdir}",)
     return [f"--config={ROOT}/configs/cam_voc_{method}.py", *out,
             *(f"--config.{k}={v}" for k, v in fields.items())]
