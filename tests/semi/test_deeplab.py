@@ -318,6 +318,16 @@ PUBLISHED = {
 }
 
 
+TESTED = {  # scales, mirror images, merge, CRF
+    "eps_v1": ((1.0,), False, "max_logits", "deeplab"),
+    "eps_v2": ((1.0, 0.75, 0.5), False, "max_logits", "deeplab"),
+    "irn_re": ((1.0, 0.75, 0.5), False, "max_logits", "deeplab"),
+    "bao_re": ((0.5, 0.75, 1.0, 1.25, 1.5), False, "max", "bao_segmenter"),
+    "psa_re": ((0.5, 0.75, 1.0, 1.25, 1.5), False, "max", "bao_segmenter"),
+    "mars_r": ((1.0, 0.5, 1.5, 2.0), True, "mean", "deeplab"),
+}
+
+
 @pytest.mark.parametrize("argument", ARGUMENTS)
 def test_published_settings(argument):
     c = configs.load(f"{CONFIG}:{argument}")
@@ -325,6 +335,8 @@ def test_published_settings(argument):
              c.total_steps or c.total_epochs, c.optim.lr, c.optim.weight_decay, c.optim.momentum,
              len(c.loss_scales))
     assert found == PUBLISHED[argument] and c.method == "supervised"
+    assert (c.predict.scales, c.predict.flip, c.predict.merge,
+            c.predict.crf) == TESTED[argument[:6]]
     pixel = (np.array([255, 0, 128]) / 255 - np.array(c.data.mean)) / np.array(c.data.std)
     if argument.startswith("eps"):
         np.testing.assert_allclose(pixel, [255 - 122.675, -116.669, 128 - 104.008], atol=1e-9)
