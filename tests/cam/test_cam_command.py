@@ -95,7 +95,7 @@ def test_photo_size_agrees_with_the_reader_whatever_the_camera_held(tmp_path):
         exif[0x0112] = orientation
         path = tmp_path / f"{orientation}.jpg"
         image.save(path, exif=exif)
-        assert command.photo_size(path) == command.photos.read_photo(path).shape[:2]
+        assert command.photos.photo_size(path) == command.photos.read_photo(path).shape[:2]
 
 
 @pytest.mark.parametrize("damage, complaint", [

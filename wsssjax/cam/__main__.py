@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pathlib
-import warnings
 
 import jax
 import numpy as np
-from PIL import ExifTags, Image
 
 from wsssjax.cam import bao, cam, clip, dino, eps, infer, transcam
 from wsssjax.core import cli, config, files, parallel, progress, weights
@@ -69,7 +67,7 @@ def run(settings, weights_path, images, tags, out, *, save=("cams", "labels")) -
     parallel.start()
     method, variables = restored(settings, weights_path)
     forward = infer.compiled(method.predict, variables, settings.infer)
-    batches = infer.plan({name: photo_size(path) for name, path in paths.items()},
+    batches = infer.plan({name: photos.photo_size(path) for name, path in paths.items()},
                          settings.infer)
     with progress.Progress(len(paths), "cam") as bar:
         for batch in batches:
@@ -112,19 +110,6 @@ def _check_head(flat, template, settings, weights_path):
                 f"{weights_path}, as {settings.method}: {name} gives {found[-1]} maps, the {k} "
                 f"classes of {settings.classes!r} want {want[-1]}; pass --classes with the names "
                 "it was trained on, or --config with the method")
-
-
-def photo_size(path: pathlib.Path) -> tuple[int, int]:
-    """(h, w) of a photo as `photos.read_photo` returns it, from its header."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=("JPEG", "PNG")) as image:
-                w, h = image.size
-                lying = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-                return (w, h) if lying else (h, w)
-    except Exception:  # whatever PIL dislikes, the reader names it in one line
-        return photos.read_photo(path).shape[:2]
 
 
 def _write(out, name, maps, settings, save):

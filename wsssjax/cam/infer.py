@@ -33,10 +33,10 @@ from typing import NamedTuple
 import cv2
 import jax
 import numpy as np
-from PIL import Image
 
 from wsssjax.core.config import choose
 from wsssjax.core.constants import BACKGROUND
+from wsssjax.data import canvas as canvases
 from wsssjax.models import padded
 
 CANVASES = ("exact", "bucket", "grid", "square")
@@ -76,9 +76,9 @@ def canvas(size: tuple[int, int], infer) -> tuple[int, int]:
     if infer.canvas == "square":
         return infer.side, infer.side
     if infer.canvas == "bucket":
-        return _up(size, infer.grid)
+        return canvases.up(size, infer.grid)
     if infer.canvas == "grid":
-        return tuple(max(infer.grid, round(side / infer.grid) * infer.grid) for side in size)
+        return canvases.nearest(size, infer.grid)
     return size
 
 
@@ -86,31 +86,21 @@ def input_sizes(size: tuple[int, int], scale: float, infer) -> tuple[tuple[int, 
     """((h, w) that a photo of `size` is scaled to, (h, w) that it is padded to)."""
     whole = canvas(size, infer)
     if infer.canvas == "bucket":
-        return _scaled(size, scale), _up([side * scale for side in whole], STRIDE)
-    scaled = _up(_scaled(whole, scale), infer.multiple)
+        return _scaled(size, scale), canvases.up([side * scale for side in whole], STRIDE)
+    scaled = canvases.up(_scaled(whole, scale), infer.multiple)
     return scaled, scaled
 
 
 def plan(sizes: dict[str, tuple[int, int]], infer) -> list[list[str]]:
-    """Batches of ids whose canvas is the same: sorted by canvas, then id, at most `infer.batch`.
+    """Batches of ids whose canvas is the same, at most `infer.batch` each, see `data.canvas.plan`.
 
-    sizes: (h, w) by id. The plan follows from all photos, not from those left to do, so that a
-    resumed run forms the same batches and gives the same bits.
+    sizes: (h, w) by id.
     """
-    groups: dict[tuple[int, int], list[str]] = {}
-    for name in sorted(sizes):
-        groups.setdefault(canvas(sizes[name], infer), []).append(name)
-    return [names[i : i + infer.batch] for _, names in sorted(groups.items())
-            for i in range(0, len(names), infer.batch)]
+    return canvases.plan(sizes, functools.partial(canvas, infer=infer), infer.batch)
 
 
 def _scaled(size, scale):
     return tuple(max(1, round(side * scale)) for side in size)
-
-
-def _up(size, multiple):
-    """Each side taken up to the next multiple."""
-    return tuple(int(-(-side // multiple)) * multiple for side in size)
 
 
 # ---- maps --------------------------------------------------------------------------------------
@@ -153,7 +143,7 @@ def class_maps(forward: Callable, photos: Sequence[np.ndarray], tags: Sequence[n
         own = [size for size, _ in sizes]
         rows, own = rows + [rows[-1]] * len(fill), own + [own[-1]] * len(fill)
         if infer.flip:
-            rows += [_mirrored(row, size) for row, size in zip(rows, own, strict=True)]
+            rows += [canvases.mirrored(row, size) for row, size in zip(rows, own, strict=True)]
             own += own
         whole = sizes[0][1]
         maps_bpqk = np.asarray(forward(np.stack(rows), tags_bk, np.int32(own)), np.float32)
@@ -197,20 +187,8 @@ def _channels(tags_k, learnt):
 def _network_input(photo_hw3, size, whole, data):
     """float32 [h,w,3] of `whole`: the photo taken to `size` by Pillow bicubic, normalised, padded
     with zeros below and on the right."""
-    h, w = size
-    resized = Image.fromarray(photo_hw3).resize((w, h), Image.Resampling.BICUBIC)
-    image_hw3 = np.asarray(resized, np.float32) / np.float32(255)
-    image_hw3 = (image_hw3 - np.float32(data.mean)) / np.float32(data.std)
-    if size == whole:
-        return image_hw3
-    return np.pad(image_hw3, ((0, whole[0] - h), (0, whole[1] - w), (0, 0)))
-
-
-def _mirrored(image_hw3, size):
-    """The mirror image of the photo in it; the padding stays on the right."""
-    out_hw3 = np.zeros_like(image_hw3)
-    out_hw3[:, : size[1]] = image_hw3[:, : size[1]][:, ::-1]
-    return out_hw3
+    image_hw3 = canvases.normalise(canvases.scaled(photo_hw3, size), data.mean, data.std)
+    return canvases.padded(image_hw3, whole)
 
 
 def _own_part(maps_pqm, size, whole):
@@ -226,7 +204,7 @@ def _add(sum_mhw, maps_pqm, align):
     """Adds enlarged maps to the sum."""
     h, w = sum_mhw.shape[1:]
     for one_hw, map_pq in zip(sum_mhw, np.moveaxis(maps_pqm, -1, 0), strict=True):
-        one_hw += enlarge(map_pq, _up((h, w), align))[:h, :w]
+        one_hw += enlarge(map_pq, canvases.up((h, w), align))[:h, :w]
 
 
 def _by_max(sum_mhw):

@@ -16,6 +16,7 @@ run in `dtype`.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -26,7 +27,7 @@ import numpy as np
 from wsssjax.core.config import choose
 from wsssjax.models import layers
 from wsssjax.models.norms import MODES, BatchNorm
-from wsssjax.models.vit import Linear
+from wsssjax.models.vit import LayerNorm, Linear
 
 BASE = 64  # channels of the stem and of an attention head; all other widths are multiples of it
 HEADS = 6  # of attention
@@ -61,50 +62,7 @@ _TAPPED = {4: "tap0", 8: "tap1", 11: "tap2"}
 # ---- layers ------------------------------------------------------------------------------------
 
 
-class Conv(nn.Module):
-    """A convolution padded by half its kernel, drawn Kaiming normal by fan-out, as published."""
-
-    features: int
-    size: int = 1  # kernel side
-    stride: int = 1
-    bias: bool = False
-    dtype: jnp.dtype = jnp.float32
-
-    @property
-    def reaches(self) -> bool:
-        """Whether an output depends on more than one pixel (see `padded`)."""
-        return self.size > 1
-
-    @nn.compact
-    def __call__(self, x_bhwc):
-        width = x_bhwc.shape[-1]
-        init = layers.normal((2 / (self.features * self.size**2)) ** 0.5)
-        kernel = self.param("kernel", init, (self.size, self.size, width, self.features))
-        x, kernel = x_bhwc.astype(self.dtype), kernel.astype(self.dtype)
-        if self.size == 1:
-            y = layers.pointwise(x[:, :: self.stride, :: self.stride], kernel[0, 0])
-        else:
-            y = layers.conv(x, kernel, self.stride)
-        if self.bias:
-            bias = self.param("bias", layers.torch_uniform(width * self.size**2), (self.features,))
-            y = y + layers.on_channels(bias, self.dtype)
-        return y
-
-
-class LayerNorm(nn.Module):
-    """Tokens of zero mean and unit variance over the channels, scaled and shifted; float32."""
-
-    epsilon: float = EPSILON
-
-    @nn.compact
-    def __call__(self, x_bnd):
-        shape = (x_bnd.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
-        x = x_bnd.astype(jnp.promote_types(x_bnd.dtype, jnp.float32))
-        x = x - x.mean(-1, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
-        return x * scale.reshape(1, 1, -1) + bias.reshape(1, 1, -1)
+Conv = functools.partial(layers.TorchConv, bias=False, kernel_init=layers.kaiming_normal)
 
 
 class PatchConv(nn.Module):

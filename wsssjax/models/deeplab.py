@@ -57,7 +57,7 @@ class Aspp(nn.Module):
                 x = self._conv(self._rest(x, train), self.num_classes, f"fc8{suffix}")
             else:
                 x = self._conv(taps[-1], self.num_classes, f"c{index}", 3, dilation)
-            total = total + x.astype(jnp.float32)
+            total = total + _wide(x)
         return _at(total, size_hw)
 
     def _conv(self, x, width, name, size=1, dilation=1):
@@ -85,7 +85,7 @@ class ResNet38Head(nn.Module):
                                     kernel_init=_xavier, name=name)(x)
 
         x = conv(nn.relu(conv(taps[-1], self.width, "fc8")), self.num_classes, "fc9")
-        return _at(x.astype(jnp.float32), size_hw)
+        return _at(_wide(x), size_hw)
 
 
 class DeepLabV3Plus(nn.Module):
@@ -138,7 +138,12 @@ class DeepLabV3Plus(nn.Module):
         x = drop(block(x, "fuse1", width, 3), 0.5)
         x = drop(block(x, "fuse2", width, 3), 0.1)
         logits = conv(x, "classifier", self.num_classes, 3)
-        return _at(logits.astype(jnp.float32), size_hw)
+        return _at(_wide(logits), size_hw)
+
+
+def _wide(x):
+    """At least float32."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _at(logits_bpqk, size_hw):

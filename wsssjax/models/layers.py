@@ -66,6 +66,17 @@ def torch_uniform(fan_in: int):
     return uniform(fan_in ** -0.5)
 
 
+def kaiming_normal(key, shape, dtype=jnp.float32):
+    """Numbers for a convolution's kernel [.., inputs, outputs] that keep the variance of gradients
+    behind a ReLU: Kaiming normal by fan-out, as torchvision draws its convolutions."""
+    return normal((2 / (math.prod(shape) // shape[-2])) ** 0.5)(key, shape, dtype)
+
+
+def kaiming_uniform(key, shape, dtype=jnp.float32):
+    """Numbers for a kernel that keep the variance of what passes through a ReLU: by fan-in."""
+    return he_uniform(math.prod(shape[:-1]))(key, shape, dtype)
+
+
 def he_uniform(fan_in: int):
     """An initializer that keeps the variance of what passes through a ReLU."""
     return uniform((6 / fan_in) ** 0.5)
@@ -199,8 +210,8 @@ class TorchConv(nn.Module):
         kernel = self.param("kernel", self.kernel_init or init,
                             (self.size, self.size, width, self.features))
         x, kernel = x_bhwc.astype(self.dtype), kernel.astype(self.dtype)
-        if self.size == self.stride == 1:
-            y = pointwise(x, kernel[0, 0])
+        if self.size == 1:  # with a stride: the pixels first, and a matrix product is what is left
+            y = pointwise(x[:, :: self.stride, :: self.stride], kernel[0, 0])
         else:
             y = conv(x, kernel, self.stride, self.dilation)
         if self.bias:

@@ -8,6 +8,7 @@ the norms learns; both are fields.
 
 from __future__ import annotations
 
+import functools
 import re
 
 import flax.linen as nn
@@ -35,31 +36,7 @@ def _of(table: dict, value: int, field: str):
     return table[value]
 
 
-class Conv(nn.Module):
-    """A convolution without bias, padded by half its (dilated) kernel on every side.
-
-    A strided 1x1 convolution takes its pixels first: a matrix product is what is left.
-    """
-
-    width: int
-    size: int
-    stride: int = 1
-    dilation: int = 1
-    dtype: jnp.dtype = jnp.float32
-
-    @property
-    def reaches(self) -> bool:
-        """Whether an output depends on more than one pixel (see `padded`)."""
-        return self.size > 1
-
-    @nn.compact
-    def __call__(self, x_bhwc):
-        init = layers.normal((2 / (self.width * self.size**2)) ** 0.5)  # torchvision: by fan_out
-        kernel = self.param("kernel", init, (self.size, self.size, x_bhwc.shape[-1], self.width))
-        x, kernel = x_bhwc.astype(self.dtype), kernel.astype(self.dtype)
-        if self.size == 1:
-            return layers.pointwise(x[:, :: self.stride, :: self.stride], kernel[0, 0])
-        return layers.conv(x, kernel, self.stride, self.dilation)
+Conv = functools.partial(layers.TorchConv, bias=False, kernel_init=layers.kaiming_normal)
 
 
 class MaxPool(nn.Module):
@@ -102,7 +79,7 @@ class Bottleneck(nn.Module):
         width, wide = self.width, self.width * _EXPANSION
         x = Conv(width, 1, first, dtype=self.dtype, name="conv1")(x_bhwc)
         x = nn.relu(normed("bn1", x))
-        x = Conv(width, 3, second, self.dilation, self.dtype, name="conv2")(x)
+        x = Conv(width, 3, second, dilation=self.dilation, dtype=self.dtype, name="conv2")(x)
         x = nn.relu(normed("bn2", x))
         x = normed("bn3", Conv(wide, 1, dtype=self.dtype, name="conv3")(x))
         if self.project:

@@ -9,6 +9,7 @@ weight decay reaches them.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import NamedTuple
 
@@ -59,33 +60,7 @@ class FrozenNorm(nn.Module):
         return nn.relu(layers.stored_norm(self, x_bhwd, _EPSILON))
 
 
-class Conv(nn.Module):
-    """A convolution without bias, padded by its dilation (3x3) or not at all (1x1)."""
-
-    width: int
-    size: int = 3
-    stride: int = 1
-    dilation: int = 1
-    dtype: jnp.dtype = jnp.float32
-
-    @property
-    def reaches(self) -> bool:
-        """Whether an output depends on more than one pixel (see `padded`)."""
-        return self.size > 1
-
-    @nn.compact
-    def __call__(self, x_bhwc):
-        inputs = x_bhwc.shape[-1]
-        kernel = self.param("kernel", layers.he_uniform(inputs * self.size**2),
-                            (self.size, self.size, inputs, self.width)).astype(self.dtype)
-        x = x_bhwc.astype(self.dtype)
-        if self.size == 1:
-            return layers.pointwise(x[:, :: self.stride, :: self.stride], kernel[0, 0])
-        if self.dilation == 1:
-            return layers.conv(x, kernel, self.stride)
-        return lax.conv_general_dilated(
-            x, kernel, (self.stride,) * 2, ((self.dilation,) * 2,) * 2,
-            rhs_dilation=(self.dilation,) * 2, dimension_numbers=layers.DIMENSIONS)
+Conv = functools.partial(layers.TorchConv, bias=False, kernel_init=layers.kaiming_uniform)
 
 
 class Block(nn.Module):
@@ -112,13 +87,13 @@ class Block(nn.Module):
             return nn.Dropout(self.dropout, broadcast_dims=(1, 2))(x, deterministic=not train)
 
         if kind == "basic":
-            x = Conv(mid, 3, stride, first, self.dtype, name="conv_branch2a")(y)
+            x = Conv(mid, 3, stride, dilation=first, dtype=self.dtype, name="conv_branch2a")(y)
             x = FrozenNorm(name="bn_branch2b1")(x)
-            x = Conv(width, 3, 1, dilation, self.dtype, name="conv_branch2b1")(x)
+            x = Conv(width, 3, dilation=dilation, dtype=self.dtype, name="conv_branch2b1")(x)
         else:
             x = Conv(mid, 1, stride, dtype=self.dtype, name="conv_branch2a")(y)
             x = drop(FrozenNorm(name="bn_branch2b1")(x))
-            x = Conv(width // 2, 3, 1, dilation, self.dtype, name="conv_branch2b1")(x)
+            x = Conv(width // 2, 3, dilation=dilation, dtype=self.dtype, name="conv_branch2b1")(x)
             x = drop(FrozenNorm(name="bn_branch2b2")(x))
             x = Conv(width, 1, dtype=self.dtype, name="conv_branch2b2")(x)
         return shortcut + x, y
@@ -163,7 +138,7 @@ class ResNet38(nn.Module):
         if self.freeze_below and self.freeze_below not in names:
             raise ValueError(f"freeze_below {self.freeze_below!r}: want '' or one of "
                              f"{', '.join(names)}")
-        x = Conv(self._scaled(64), dtype=self.dtype, name="conv1a")(image_bhwc)
+        x = Conv(self._scaled(64), 3, dtype=self.dtype, name="conv1a")(image_bhwc)
         aux = {}
         for block in BLOCKS:
             if block.name == self.freeze_below:

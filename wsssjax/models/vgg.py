@@ -80,7 +80,7 @@ class VGG16(nn.Module):
             for _ in range(repeats):
                 conv = layers.TorchConv(
                     self._scaled(width), 3, dtype=self.dtype, dilation=dilation,
-                    kernel_init=layers.normal((2 / (self._scaled(width) * 9)) ** 0.5),
+                    kernel_init=layers.kaiming_normal,
                     bias_init=nn.initializers.zeros, name=f"features_{place}")
                 x, place = nn.relu(conv(x)), place + 2
             if name in TAPS:

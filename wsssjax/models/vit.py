@@ -69,6 +69,8 @@ class Linear(nn.Module):
 class LayerNorm(nn.Module):
     """Zero mean, unit variance over the channels, then scale and shift; float32 or wider."""
 
+    epsilon: float = EPSILON
+
     @nn.compact
     def __call__(self, x_bnd):
         shape = (x_bnd.shape[-1],)
@@ -77,7 +79,7 @@ class LayerNorm(nn.Module):
         x = x_bnd.astype(jnp.promote_types(x_bnd.dtype, jnp.float32))
         x = x - x.mean(-1, keepdims=True)
         # Two passes: E[x²] − E[x]² loses digits where a few channels are huge, as here.
-        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + EPSILON)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
         return x * scale.reshape(1, 1, -1) + bias.reshape(1, 1, -1)
 
 

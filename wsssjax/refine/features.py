@@ -29,10 +29,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from wsssjax.core import config as configs
 from wsssjax.core import files, parallel, resize, threads, weights
+from wsssjax.data import canvas as canvases
 from wsssjax.data import photos
 from wsssjax.models import registry
 
@@ -260,27 +260,20 @@ def _merge(found_bpqd, grid, flip):
 
 def _network_input(photo_hw3, size, data):
     """float32 [h,w,3]: the photo at `size` by Pillow bicubic, normalised."""
-    small = Image.fromarray(photo_hw3).resize(size[::-1], Image.Resampling.BICUBIC)
-    pixels_hwc = np.asarray(small, np.float32) / np.float32(255)
-    return (pixels_hwc - np.float32(data.mean)) / np.float32(data.std)
+    return canvases.normalise(canvases.scaled(photo_hw3, size), data.mean, data.std)
 
 
 def canvas(size: tuple[int, int], settings: Any) -> tuple[int, int]:
     """(h, w) that counts as scale 1 for a photo of `size`; photos that share it share batches."""
-    grid = settings.grid
-    return tuple(max(grid, round(side / grid) * grid) for side in size)
+    return canvases.nearest(size, settings.grid)
 
 
 def input_size(size: tuple[int, int], scale: float, settings: Any) -> tuple[int, int]:
     """(h, w) of the network's input for a photo of `size`."""
-    step = settings.multiple
-    return tuple(-(-max(1, round(side * scale)) // step) * step for side in canvas(size, settings))
+    scaled = [max(1, round(side * scale)) for side in canvas(size, settings)]
+    return canvases.up(scaled, settings.multiple)
 
 
 def plan(sizes: dict[str, tuple[int, int]], settings: Any) -> list[list[str]]:
-    """Batches of ids whose canvas is the same: sorted by canvas, then id."""
-    groups: dict[tuple[int, int], list[str]] = {}
-    for name in sorted(sizes):
-        groups.setdefault(canvas(sizes[name], settings), []).append(name)
-    return [names[i : i + settings.batch] for _, names in sorted(groups.items())
-            for i in range(0, len(names), settings.batch)]
+    """Batches of ids whose canvas is the same, see `data.canvas.plan`."""
+    return canvases.plan(sizes, functools.partial(canvas, settings=settings), settings.batch)

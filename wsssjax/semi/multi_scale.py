@@ -28,10 +28,10 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from wsssjax.core import crf
 from wsssjax.core.config import choose
+from wsssjax.data import canvas as canvases
 from wsssjax.models import padded
 from wsssjax.semi import pixels
 
@@ -127,17 +127,14 @@ def scaled(size_hw: tuple[int, int], scale: float, how: Any) -> tuple[int, int]:
 
 def canvas(size_hw: tuple[int, int], how: Any) -> tuple[int, int]:
     """(rows, columns) that photos share which share batches."""
-    return _up(size_hw, how.grid) if how.canvas == "bucket" else tuple(size_hw)
-
-
-def _up(size_hw, multiple):
-    return tuple(int(-(-side // multiple)) * multiple for side in size_hw)
+    return canvases.up(size_hw, how.grid) if how.canvas == "bucket" else tuple(size_hw)
 
 
 def _padded_size(whole_hw, scale, how):
     if how.canvas != "bucket":
         return scaled(whole_hw, scale, how)
-    return tuple(max(side, 2 * STRIDE) for side in _up([s * scale for s in whole_hw], STRIDE))
+    return tuple(max(side, 2 * STRIDE) 
+                 for side in canvases.up([s * scale for s in whole_hw], STRIDE))
 
 
 # ---- scores ------------------------------------------------------------------------------------
@@ -173,7 +170,7 @@ def _batch(rows, whole, run, how, data):
         inputs = [_network_input(image, size, room, how, data)
                   for image, size in zip(images + fill, sizes, strict=True)]
         if how.flip:
-            inputs += [_mirrored(x, size) for x, size in zip(inputs, sizes, strict=True)]
+            inputs += [canvases.mirrored(x, size) for x, size in zip(inputs, sizes, strict=True)]
             sizes += sizes
         logits_bpqk, own_b2 = run(np.stack(inputs), np.int32(sizes))
         logits_bpqk, own_b2 = np.asarray(logits_bpqk, np.float32), np.asarray(own_b2)
@@ -202,20 +199,11 @@ def _joined(total, z_pqk, size_hw, merge):
 def _network_input(image_hwc, size, room, how, data):
     """float32 [h,w,3] of `room`: the photo at `size`, normalised, zeros below and on the right."""
     if how.resize == "bicubic":
-        h, w = size
-        image_hwc = np.asarray(Image.fromarray(image_hwc).resize((w, h),
-                                                                 Image.Resampling.BICUBIC))
-    x_hwc = pixels.normalise(image_hwc, data.mean, data.std)
+        image_hwc = canvases.scaled(image_hwc, size)
+    x_hwc = canvases.normalise(image_hwc, data.mean, data.std)
     if how.resize != "bicubic":
         x_hwc = pixels.resize(x_hwc, size, how.resize)
-    return np.pad(x_hwc, ((0, room[0] - size[0]), (0, room[1] - size[1]), (0, 0)))
-
-
-def _mirrored(image_hwc, size):
-    """The mirror image of the photo in it; the padding stays on the right."""
-    out_hwc = np.zeros_like(image_hwc)
-    out_hwc[:, : size[1]] = image_hwc[:, : size[1]][:, ::-1]
-    return out_hwc
+    return canvases.padded(x_hwc, room)
 
 
 # ---- CRF ---------------------------------------------------------------------------------------

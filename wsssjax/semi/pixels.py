@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from wsssjax.core.resize import bilinear_taps
-
-
-def normalise(image_hwc: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """uint8 [h,w,3] → float32 (pixel / 255 - mean) / std, as in training."""
-    pixels_hwc = image_hwc.astype(np.float32) / np.float32(255)
-    return (pixels_hwc - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
 
 
 def resize(x_hwc: np.ndarray, size_hw: tuple[int, int], rule: str) -> np.ndarray:

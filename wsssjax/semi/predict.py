@@ -22,8 +22,8 @@ import jax
 import numpy as np
 
 from wsssjax.core.config import choose
+from wsssjax.data.canvas import normalise
 from wsssjax.semi import multi_scale, pixels
-from wsssjax.semi.pixels import normalise
 
 resize_corners = functools.partial(pixels.resize, rule="corners")
 
