@@ -107,7 +107,7 @@ class _Tower(nn.Module):
 
 
 class ClipMaps(nn.Module):
-    """CLIP-ES, one photo after the other: gradient maps of its tags, spread by attention inside boxes.
+    """CLIP-ES, photo by photo: gradient maps of its tags, spread by attention inside boxes.
 
     text_te: float32, unit vectors of the classes, then of the backgrounds.
     """
