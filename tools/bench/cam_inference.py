@@ -8,7 +8,8 @@ Each row is the whole computation of a config in configs/, reading apart: photos
 all scales and mirror images through the network, the method's refinement, maps enlarged, summed and
 normalised. --config.a.b=v changes a field of every row's config, on both sides. Weights are random
 and shared; the two must find the same maps, see `agreement`. The two take turns; medians. Compiling
-is timed apart, with the cache of compiled programs off. On a GPU both may use TF32.
+is timed apart, with the cache of compiled programs off. On a GPU both may use TF32, and both find
+room with XLA_PYTHON_CLIENT_PREALLOCATE=false in the environment.
 
 PyTorch runs a photo at a time, each scale a batch of the view and its mirror image, at the sizes
 that ours has; where ours pads photos to few sizes (canvas=bucket), at the photos' own. Its threads
