@@ -1,7 +1,7 @@
 """Class maps of photos, seconds per photo: ours beside PyTorch eager, same weights and photos.
 
     python tools/bench/cam_inference.py --images=VOCdevkit/VOC2012/JPEGImages --count=8
-    python tools/bench/cam_inference.py --images=JPEGImages --networks=bao,clip --varied \\
+    python tools/bench/cam_inference.py --images=JPEGImages --networks=dinov2_b,clip --varied \\
         --repeats=0 --config.infer.canvas=grid
 
 Each row is the whole computation of a config in configs/, reading apart: photos scaled by Pillow,
@@ -141,6 +141,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--cuda", action="store_true", help="PyTorch on the GPU as well")
     parser.add_argument("--autocast", action="store_true", help="PyTorch in bfloat16, too")
     flags = parser.parse_args(plain)
+    if flags.count < 1:
+        raise ValueError(f"--count={flags.count}: want 1 photo or more")
     parallel.start()
     jax.config.update("jax_enable_compilation_cache", False)
     torch.manual_seed(0)
@@ -171,7 +173,7 @@ def _measured(row: Row, changes: dict, images, flags, folder) -> str:
     start = time.perf_counter()
     found = ours()
     first = time.perf_counter() - start
-    if not flags.repeats:
+    if flags.repeats < 1:
         return f"{programs()} programs compiled and all photos run in {first:.1f} s"
     theirs = _theirs(network, settings, images, flags)
     exact = jax.default_backend() == "cpu" and flags.dtype == "float32" and not flags.autocast
