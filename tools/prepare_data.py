@@ -19,9 +19,7 @@ folder  your own photos: images/ (or right in the folder), tags.csv with the hea
         background first or left out; masks/, saliency/ and lists as above if you have them
 coco    the same with COCO's classes, or the tree as published, of 2014 or 2017: train2014/,
         val2014/, annotations/instances_train2014.json, annotations/instances_val2014.json; images
-        without any annotation are left out (82,081 and 40,137 are left of 2014). What the other
-        commands want is written beside the pack: tags.csv, train.txt (ids), train_photos.txt (a
-        list for --images), val.txt, val_photos.txt
+        without any annotation are left out (82,081 and 40,137 are left of 2014)
 coco_masks
         nothing is packed: the things in COCO-Stuff's ROOT/stuffthingmaps/ (of stuffthingmaps_
         trainval2017.zip) become label maps ROOT/masks/<id>.png of the photos in ROOT/train2014/,
@@ -30,6 +28,9 @@ coco_masks
 ade20k  nothing is packed: ROOT/annotations/{training,validation}/*.png of ADEChallengeData2016 are
         written to ROOT/annotations_shifted/ as label maps (0 = other -> 255, class k -> k - 1);
         what is there already is kept
+
+What the other commands want of a packed set is written beside the pack: tags.csv (for --tags) and
+for each list, as train, train.txt (for --ids) and train_photos.txt (for --images).
 """
 KINDS = (*records.PHOTO_FOLDERS, "coco_masks", "ade20k")
 PACK_FLAGS = ("out", "split", "classes", "tags", "tags_from_masks", "with_truth")
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--tags", default="", help="CSV file of tags, or COCO's instances JSON "
                         "(default: ROOT/tags.csv)")
     parser.add_argument("--tags_from_masks", default="",
-                        help="lists whose tags may be taken from the true masks, by comma")
+                        help="lists whose tags are taken from the true masks, by comma")
     parser.add_argument("--with_truth", action="store_true",
                         help="store the true masks too; not for a pack that trains")
     parser.add_argument("--redo", action="store_true",
@@ -94,6 +95,7 @@ def _pack(flags: argparse.Namespace) -> None:
         classes.need_background(classes.read_class_names(flags.classes),
                                 f"--classes={flags.classes}")
     out = pathlib.Path(flags.out or pathlib.Path(flags.root) / "packed")
+    _check_out(out, flags)
     problems: list[str] = []
     data = records.collect(
         flags.kind, flags.root, splits=_names(flags.split), classes=flags.classes,
@@ -107,8 +109,7 @@ def _pack(flags: argparse.Namespace) -> None:
     if not problems:
         folder = prepare.pack(data, flags.kind, out, with_truth=flags.with_truth, redo=flags.redo)
         result["pack"] = str(folder)
-        if flags.kind == "coco":
-            prepare.write_lists(data, out)
+        prepare.write_lists(data, out)
     if flags.json:
         files.write_json(flags.json, result)
     prepare.raise_problems(problems, out, listed=flags.json)
@@ -116,6 +117,15 @@ def _pack(flags: argparse.Namespace) -> None:
         print(f"{split}: {counts['images']} images, {counts['tags']} with tags, "
               f"{counts['label']} with a mask, {counts['saliency']} with saliency")
     print(f"packed into {result['pack']}")
+
+
+def _check_out(out: pathlib.Path, flags: argparse.Namespace) -> None:
+    """ValueError where the lists and tags that are written would replace those that are read."""
+    read = [pathlib.Path(flags.root, folder) for folder in records.LIST_FOLDERS]
+    read += [pathlib.Path(flags.tags).parent] if flags.tags else []
+    if out.resolve() in (folder.resolve() for folder in read):
+        raise ValueError(f"--out={out}: its lists or tags are read, and tags.csv and the lists of "
+                         "the pack would replace them; name another folder")
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -184,6 +184,17 @@ def test_a_recipe_tests_on_val(coco):
     assert names_of(data)["test"] == [name_of("val", n, 2014) for n in (42, 73)]
 
 
+def test_a_recipe_tests_on_what_val_txt_lists(coco):
+    (coco / "train.txt").write_text("COCO_train2014_000000000009\n")
+    (coco / "val.txt").write_text("COCO_val2014_000000000073\n")
+    asked = records.collect("coco", coco, splits=("train", "test"))
+    assert names_of(asked)["test"] == ["COCO_val2014_000000000073"]
+    assert list(records.collect("coco", coco).splits) == ["train", "val"]
+    (coco / "test.txt").write_text("COCO_val2014_000000000042\n")
+    asked = records.collect("coco", coco, splits=("test",))
+    assert names_of(asked)["test"] == ["COCO_val2014_000000000042"]
+
+
 def test_lists_take_some_of_the_images(coco):
     (coco / "train.txt").write_text("COCO_val2014_000000000042\nCOCO_train2014_000000000030\n")
     data = records.collect("coco", coco, splits=("train", "val"))

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from wsssjax.data import sources
+from wsssjax.core import files
+from wsssjax.data import classes, sources, tags
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
@@ -43,6 +44,32 @@ def test_packs_and_says_what(voc_tree, tmp_path):
     assert len(sources.Packed(voc_tree / "packed", "train")) == 5
     with pytest.raises(ValueError, match="packed without label"):
         sources.Packed(voc_tree / "packed", "train", ("label",))
+
+
+def test_lists_and_tags_lie_beside_the_pack(voc_tree):
+    """An image of two lists has one row of tags."""
+    (voc_tree / "val.txt").write_text("2007_000004\n2007_000005\n")
+    done = _run("voc", f"--root={voc_tree}", "--split=train,val")
+    assert done.returncode == 0, done.stderr
+    packed = voc_tree / "packed"
+    assert files.read_ids(packed / "val.txt") == ["2007_000004", "2007_000005"]
+    assert files.photo_paths(packed / "train_photos.txt")["2007_000003"].samefile(
+        voc_tree / "JPEGImages/2007_000003.jpg")
+    assert set(tags.read_tags(packed / "tags.csv", classes.VOC_CLASSES)) == {
+        f"2007_{i:06d}" for i in range(6)}
+
+
+def test_what_is_read_is_not_written_over(voc_tree, tmp_path):
+    """Neither the user's own lists and tags in the root, nor a file of --tags elsewhere."""
+    (tmp_path / "own").mkdir()
+    (voc_tree / "tags.csv").rename(tmp_path / "own/tags.csv")
+    (voc_tree / "ImageSets/Segmentation").mkdir(parents=True)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.txt")}
+    for out in (voc_tree, voc_tree / "ImageSets/Segmentation", tmp_path / "own"):
+        _fails(_run("voc", f"--root={voc_tree}", f"--tags={tmp_path}/own/tags.csv",
+                    f"--out={out}"), f"--out={out}: its lists or tags are read")
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.txt")}
+    assert not list(tmp_path.rglob("dataset_info.json"))
 
 
 def test_problems_are_all_listed_and_nothing_is_packed(voc_tree, tmp_path):

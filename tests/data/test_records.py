@@ -85,6 +85,18 @@ def test_tags_from_masks_only_where_it_is_allowed(voc_tree):
     assert [r.tags for r in data.splits["test"]] == [None, None]
 
 
+def test_tags_from_masks_win_and_name_a_split(voc_tree):
+    """What is asked for is done, though tags.csv says otherwise."""
+    path = voc_tree / "tags.csv"
+    ids = [line.split(",")[0] for line in path.read_text().splitlines()[1:]]
+    path.write_text("id,tags\n" + "".join(f"{name},sheep\n" for name in ids))
+    data = records.collect("voc", voc_tree, tags_from_masks=("test",))
+    assert [r.tags.argmax() for r in data.splits["test"]] == [5, 6]
+    assert {r.tags.argmax() for r in data.splits["train"]} == {16}
+    with pytest.raises(ValueError, match="--tags_from_masks=val: no split that is taken; there ar"):
+        records.collect("voc", voc_tree, tags_from_masks=("val",))
+
+
 @pytest.fixture
 def own_photos(tmp_path):
     root = tmp_path / "photos"
@@ -218,7 +230,7 @@ def test_what_is_asked_for_and_not_there(voc_tree):
         records.collect("pascal", voc_tree)
     for name in ("train.txt", "test.txt"):
         (voc_tree / name).unlink()
-    with pytest.raises(FileNotFoundError, match="no list of ids"):
+    with pytest.raises(FileNotFoundError, match="no list of split train: want .*voc.train.txt or "):
         records.collect("voc", voc_tree)
 
 

@@ -81,15 +81,12 @@ def write_folder(data: DataSet, out: str | os.PathLike) -> pathlib.Path:
     out = pathlib.Path(out)
     with staged(out) as stage:
         (stage / "classes.txt").write_text("\n".join(data.class_names) + "\n", encoding="utf-8")
-        rows = []
         for split, found in data.splits.items():
             names = [record.name for record in found]
             (stage / f"{split}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
             for record in found:
                 _write_record(record, stage)
-                if record.tags is not None:
-                    rows.append(f"{record.name},{tags.format_tags(record.tags, data.class_names)}")
-        (stage / "tags.csv").write_text("\n".join(["id,tags", *rows]) + "\n", encoding="utf-8")
+        _write_tags(stage / "tags.csv", data, data.splits)
         if out.exists():
             os.replace(out, stage.with_suffix(".old"))
         os.replace(stage, out)
@@ -138,13 +135,10 @@ def write_lists(data: DataSet, out: str | os.PathLike,
     """{"tags": tags.csv, "<split>": <split>.txt, "<split>_photos": <split>_photos.txt} in `out`:
     tags, ids and paths of the photos, as commands take them.
 
-    tagged: splits whose tags are written, () = all.  Untagged images have no row.
+    tagged: splits whose tags are written, () = all.
     """
     out = pathlib.Path(out).absolute()  # a list counts from its own folder
-    rows = [f"{record.name},{tags.format_tags(record.tags, data.class_names)}"
-            for split in tagged or data.splits for record in data.splits[split]
-            if record.tags is not None and record.tags.any()]
-    paths = {"tags": _write_lines(out / "tags.csv", ["id,tags", *rows])}
+    paths = {"tags": _write_tags(out / "tags.csv", data, tagged or data.splits)}
     for split, found in data.splits.items():
         paths[split] = _write_lines(out / f"{split}.txt", [record.name for record in found])
         paths[f"{split}_photos"] = _write_lines(
@@ -248,6 +242,14 @@ def _common_folder(data: DataSet, part: str, copy: pathlib.Path) -> pathlib.Path
     for path in paths:
         shutil.copyfile(path, copy / path.name)
     return copy
+
+
+def _write_tags(path: pathlib.Path, data: DataSet, splits: Iterable[str]) -> pathlib.Path:
+    """One row for each image with a tag, whichever of the splits it is in."""
+    rows = {record.name: tags.format_tags(record.tags, data.class_names)
+            for split in splits for record in data.splits[split]
+            if record.tags is not None and record.tags.any()}
+    return _write_lines(path, ["id,tags", *(f"{name},{text}" for name, text in rows.items())])
 
 
 def _write_lines(path: pathlib.Path, lines: Iterable) -> pathlib.Path:

@@ -11,7 +11,8 @@ Folder trees that are understood (everything but photos, lists and tags may be a
             train2014/<id>.jpg  val2014/<id>.jpg, here or in images/
             annotations/instances_train2014.json  annotations/instances_val2014.json: `train` and
             `val` are their images with an annotation, which is their tag; <split>.txt may name
-            some of either. `test` without a list is val: nobody has the annotations of COCO's own
+            some of either. `test` without a list is val, as val.txt has it where there is one:
+            nobody has the annotations of COCO's own
             masks/<id>.png (coco_masks.py makes them)
 """
 
@@ -78,8 +79,8 @@ def collect(
     kind: "voc", "folder" or "coco".  splits: names of lists, () = all of LISTS that are there.
     classes: "voc", "coco" or a file, "" = what `kind` implies.  tag_file: CSV, or COCO's instances
     JSON; "" = tags.csv, else the XML or JSON annotations where there are any.  tags_from_masks:
-    splits whose tags may be taken from the true masks.  tell: called with one line for each
-    problem; images with one are left out.
+    splits whose tags are taken from the true masks, whatever else there is.  tell: called with one
+    line for each problem; images with one are left out.
     """
     if kind not in PHOTO_FOLDERS:
         raise ValueError(f"data set kind {kind!r}: want one of {', '.join(PHOTO_FOLDERS)}")
@@ -89,8 +90,15 @@ def collect(
     folder_file = root / CLASSES[kind]
     class_names = read_class_names(classes or (folder_file if kind == "folder" else CLASSES[kind]))
     finder = _Finder(kind, root, class_names, tag_file, frozenset(tags_from_masks), tell)
-    found = {split: finder.records(split, entries)
-             for split, entries in finder.entries(tuple(splits)).items()}
+    splits = tuple(splits) or finder.splits()
+    if other := sorted(finder.tags_from_masks - set(splits)):
+        raise ValueError(f"--tags_from_masks={other[0]}: no split that is taken; there are "
+                         f"{', '.join(splits)}")
+    lines = {split: finder.lines(split) for split in splits}
+    if missing := [split for split in splits if not lines[split]]:
+        tried = " or ".join(str(root / folder / f"{missing[0]}.txt") for folder in LIST_FOLDERS)
+        raise FileNotFoundError(f"no list of split {', '.join(missing)}: want {tried}")
+    found = {split: finder.records(split, lines[split]) for split in splits}
     return DataSet(class_names=class_names, splits=found)
 
 
@@ -145,50 +153,38 @@ def read_list(path: pathlib.Path) -> list[tuple[str, str, str]]:
 
 
 class _Finder:
-    """Finds the files of one data set; state is only what `collect` was asked."""
+    """Finds the files of one data set; state is what `collect` was asked, and what was read."""
 
     def __init__(self, kind, root, class_names, tag_file, tags_from_masks, tell):
         self.kind, self.root, self.class_names = kind, root, class_names
         self.tags_from_masks, self.tell = tags_from_masks, tell
         self.tag_file = pathlib.Path(tag_file) if tag_file else root / "tags.csv"
-        self.tags = None
+        self.tags = self._read_tags() if tag_file or self.tag_file.is_file() else None
         self.parts = self._coco_parts() if kind == "coco" else {}
         self.read: dict[str, dict[str, np.ndarray]] = {}
         self.photo_folders = (*(part for part, _ in self.parts.values()), *PHOTO_FOLDERS[kind])
-        if tag_file or self.tag_file.is_file():
-            self.tags, problems = tags.parse_tags(self.tag_file, class_names)
-            for problem in problems:
-                tell(problem)
 
-    def entries(self, splits: tuple[str, ...]) -> dict[str, list[tuple[str, str, str]]]:
-        """Lines of the list of each split."""
-        lists = {split: self._list_path(split) for split in splits or LISTS}
-        found = {split: read_list(path) for split, path in lists.items() if path}
-        parts = set(self.parts) if found else set()  # a list may name photos of every part
-        for split in splits or (() if found else self.parts):
-            part = split if split in self.parts else STANDS_FOR.get(split)
-            if split not in found and part in self.parts:
-                parts.add(part)
-                found[split] = [(name, "", "") for name in self._instances(part)]
-        if splits and len(found) < len(splits):
-            missing = ", ".join(split for split in splits if split not in found)
-            tried = " or ".join(str(self.root / folder / "NAME.txt") for folder in LIST_FOLDERS)
-            raise FileNotFoundError(f"no list of split {missing}: want {tried}")
-        if self.tags is None and parts:
-            self.tags = {k: v for part in sorted(parts) for k, v in self._instances(part).items()}
-            self.tag_file = self.root / ANNOTATIONS
-        if found:
-            return {split: found[split] for split in splits or found}
-        if self.kind == "voc":
-            raise FileNotFoundError(
-                f"{self.root}: no list of ids; want train.txt or ImageSets/Segmentation/train.txt"
-            )
-        return {"train": [(name, "", "") for name in self._all_ids()]}
+    def splits(self) -> tuple[str, ...]:
+        """Those with a list; without any, COCO's parts, else all photos as `train`."""
+        return self._listed() or tuple(self.parts) or ("train",)
 
-    def records(self, split: str, entries: list[tuple[str, str, str]]) -> tuple[Record, ...]:
+    def lines(self, split: str) -> list[tuple[str, str, str]]:
+        """What `read_list` has of a split's images: of its list, else of COCO's annotations, else,
+        where there is neither a list nor annotations, all photos as `train`; [] without any."""
+        source = self._source(split)
+        if isinstance(source, pathlib.Path):
+            return read_list(source)
+        if source:
+            return [(name, "", "") for name in self._instances(source)]
+        if split == "train" and self.kind != "voc" and not (self._listed() or self.parts):
+            return [(name, "", "") for name in self._all_ids()]
+        return []
+
+    def records(self, split: str, lines: list[tuple[str, str, str]]) -> tuple[Record, ...]:
         """The records of one split; each image that lacks something needed is told and left out."""
         records = []
-        for name, photo, label in entries:
+        table = self._tag_table(split)
+        for name, photo, label in lines:
             if tags.id_problem(name):
                 self.tell(f"{self.root}: {tags.id_problem(name)}")
                 continue
@@ -201,7 +197,7 @@ class _Finder:
             if label_path is not None and not label_path.is_file():
                 label_path = None  # a list may name masks that only its author has
             try:
-                tags_k = self._tags(name, split, label_path)
+                tags_k = self._tags(name, split, label_path, table)
             except (ValueError, OSError) as error:
                 self.tell(str(error))
                 continue
@@ -211,25 +207,54 @@ class _Finder:
             ))
         return tuple(records)
 
-    def _tags(self, name: str, split: str, label: pathlib.Path | None) -> np.ndarray | None:
-        """Tags of one image; training photos must have some, others may do without."""
-        xml = self.root / "Annotations" / f"{name}.xml"
+    def _source(self, split: str) -> pathlib.Path | str | None:
+        """Where the ids of a split stand: a list file, or a part of COCO."""
+        names = (split, STANDS_FOR.get(split, split)) if self.kind == "coco" else (split,)
+        lists = filter(None, map(self._list_path, names))
+        return next(lists, None) or next((name for name in names if name in self.parts), None)
+
+    def _tag_table(self, split: str) -> tuple[dict[str, np.ndarray], pathlib.Path] | None:
+        """Tags by id of a split and the file they are in; None where each image has its own."""
+        if split in self.tags_from_masks:
+            return None
         if self.tags is not None:
-            found = self.tags.get(name)
-            source = self.tag_file
-        elif split in self.tags_from_masks:
-            if label is None:
-                raise ValueError(f"{self.root}: id {name!r} of {split} has no mask to get tags of")
-            label_hw = label_map.read(label, len(self.class_names))
-            found, source = tags.mask_tags(label_hw, len(self.class_names)), label
-        elif xml.is_file():
-            found, source = tags.read_voc_xml(xml, self.class_names), xml
+            return self.tags, self.tag_file
+        source = self._source(split)  # a list may name photos of every part
+        parts = (source,) if source in self.parts else self.parts
+        found = {name: row_k for part in parts for name, row_k in self._instances(part).items()}
+        return (found, self.root / ANNOTATIONS) if parts else None
+
+    def _tags(self, name: str, split: str, label: pathlib.Path | None, table) -> np.ndarray | None:
+        """Tags of one image; training photos must have some, others may do without."""
+        if table:
+            found, source = table[0].get(name), table[1]
         else:
-            found, source = None, self.tag_file
+            found, source = self._own_tags(name, split, label)
         if split.startswith("train") and (found is None or not found.any()):
             raise ValueError(f"{source}: no tags for id {name!r} of {split}; add them, or take the "
                              "id out of the list")
         return found
+
+    def _own_tags(self, name: str, split: str, label: pathlib.Path | None):
+        """(tags or None, file) of one image, of its mask or its XML."""
+        xml = self.root / "Annotations" / f"{name}.xml"
+        if split in self.tags_from_masks:
+            if label is None:
+                raise ValueError(f"{self.root}: id {name!r} of {split} has no mask to get tags of")
+            label_hw = label_map.read(label, len(self.class_names))
+            return tags.mask_tags(label_hw, len(self.class_names)), label
+        if xml.is_file():
+            return tags.read_voc_xml(xml, self.class_names), xml
+        return None, self.tag_file
+
+    def _read_tags(self) -> dict[str, np.ndarray]:
+        found, problems = tags.parse_tags(self.tag_file, self.class_names)
+        for problem in problems:
+            self.tell(problem)
+        return found
+
+    def _listed(self) -> tuple[str, ...]:
+        return tuple(split for split in LISTS if self._list_path(split))
 
     def _list_path(self, split: str) -> pathlib.Path | None:
         paths = [self.root / folder / f"{split}.txt" for folder in LIST_FOLDERS]
