@@ -4,7 +4,7 @@
     python tools/make_saliency.py --model=u2netp --weights=u2netp.onnx --images=coco/train2014 \\
         --out=coco/saliency
     python -m wsssjax.train --config=configs/paper_coco_lite.py --config.data.root=coco \\
-        --config.weights=efficientnet_lite0.safetensors --workdir=runs/coco_lite
+        --workdir=runs/coco_lite
 
     coco/
       train2014/  val2014/                             COCO_train2014_000000000009.jpg ...
@@ -18,6 +18,8 @@ coco/ take some of them instead. COCO 2017 goes the same way. Lengths below are 
 published recipe (that is cam_coco_cam.py and cam_coco_eps.py), and no score is known. A quota by
 counting: --config.select.quota_spec=LIST:coco/masks wants as many images of each class as the
 photos of a list of ids have. That looks at true masks; the default does not.
+Weights and arguments: as in paper_voc_lite.py; the argument's config.data.packed is what
+`prepare_data.py coco` packed.
 """
 
 import json
@@ -27,20 +29,20 @@ from wsssjax.data.classes import COCO_CLASSES
 
 
 def get_config(arg=""):
-    """The recipe of VOC, where COCO differs."""
+    """The recipe of VOC or one of its trainings, where COCO differs."""
     c = stage(__file__, "paper_voc_lite.py", arg)
-    c.title = "The paper's recipe on COCO 2014, with EfficientNet-Lite0"
     c.classes = "coco"
+    for part in (c,) if arg else (c.cam_a, c.cam_b, c.segmenter):
+        part.total_steps = 20_000            # 3.9 passes over 82,081 photos at 16 a step
+        part.log_steps, part.save_steps = 100, 1_000
+        part.data.workers = 2                # loader processes; the photos have full size
+        if "eps" in part:
+            part.eps.mix = 0.9               # as the public scripts have it for COCO
+            part.eps.background_classes = ("chair", "dining table", "couch")  # predefined only
+    if arg:
+        return c
+    c.title = "The paper's recipe on COCO 2014, with EfficientNet-Lite0"
     c.data.kind = "coco"
-    for cam in (c.cam_a, c.cam_b):
-        cam.total_steps = 20_000             # 3.9 passes over 82,081 photos at 16 a step
-        cam.log_steps, cam.save_steps = 100, 1_000
-        cam.data.workers = 2                 # loader processes; the photos have full size
-    c.cam_b.eps.mix = 0.9                    # as the public scripts have it for COCO
-    c.cam_b.eps.background_classes = ("chair", "dining table", "couch")  # predefined only
     # Images per class; of the rarest (toaster, hair drier) COCO has a few hundred.
     c.select.quota_spec = json.dumps(dict.fromkeys(COCO_CLASSES[1:], 20))
-    c.segmenter.total_steps = 20_000
-    c.segmenter.log_steps, c.segmenter.save_steps = 100, 1_000
-    c.segmenter.data.workers = 2
     return c

@@ -1,15 +1,30 @@
 """The paper on a laptop CPU: real photos with tags and saliency → segmenter, scores and a report.
 
+    python tools/convert_weights.py --arch=efficientnet_lite0 --src=efficientnet_lite0.pth \\
+        --out=efficientnet_lite0
     python -m wsssjax.train --config=configs/paper_voc_lite.py --config.data.root=FOLDER \\
-        --config.weights=efficientnet_lite0.safetensors --workdir=runs/voc_lite
+        --workdir=runs/voc_lite
 
 FOLDER is laid out as VOC is: JPEGImages/, SegmentationClassAug/ (masks: for scores and for the
 upper bound T), saliency/, tags.csv, train.txt and test.txt; see "Your own photos" in the README.
-The weights come from tools/convert_weights.py. Every threshold below was fixed on the training
-photos before any test photo was scored.
+--config.weights names other weights. Every threshold below was fixed on the training photos before
+any test photo was scored.
 
 Argument: nothing for the recipe, or one of its trainings alone, with the same settings for every
 method, so that methods compare on equal ground: cam, eps, transcam, bao, or mars (the segmenter).
+Other weights are then --config.model.encoder_weights.
+
+    python tools/prepare_data.py voc --root=FOLDER --split=train
+    python -m wsssjax.train --config=configs/paper_voc_lite.py:cam --workdir=runs/cam \\
+        --config.data.packed=FOLDER/packed
+    python -m wsssjax.cam --config=configs/paper_voc_lite.py:cam \\
+        --weights=runs/cam/weights.safetensors --images=FOLDER/packed/train_photos.txt \\
+        --tags=FOLDER/packed/tags.csv --out=labels --save=labels
+    python -m wsssjax.train --config=configs/paper_voc_lite.py:mars --workdir=runs/mars \\
+        --config.data.labeled=labels.txt --config.data.debiased=DEBIASED \\
+        --config.data.tags=FOLDER/packed/tags.csv
+
+eps, transcam and bao go as cam does; semi_voc_mars.py tells what labels.txt and DEBIASED are.
 """
 
 import ml_collections
@@ -38,7 +53,7 @@ def recipe():
     c.title = "The paper's recipe on real photos, with EfficientNet-Lite0"
     c.seed = 0
     c.classes = "voc"                    # class names: voc, coco or a file
-    c.weights = ""                       # ImageNet weights of EfficientNet-Lite0
+    c.weights = "efficientnet_lite0"     # its ImageNet weights, file or folder; "" starts random
     c.arms = ("S", "M")                  # trainings of the segmenter; also ALL, T, S-sup
 
     c.data = ml_collections.ConfigDict()
