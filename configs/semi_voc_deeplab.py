@@ -10,7 +10,7 @@
         --weights=runs/deeplab --images=VOCdevkit/VOC2012/JPEGImages --out=labels
 
 The labels are those of the method that an argument is named after, for the 10,582 photos of
-train_aug; any others will do. The second command tests as published, several scales and a CRF
+train_aug; any others will do. The last command tests as published, several scales and a CRF
 included (--config.predict.crf= for none); data.val, as it trains, is seen at one scale without.
 Published mIoU of the whole method, in %, on val and test:
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -91,10 +90,7 @@ def _present(tags: str | os.PathLike, paths: dict, classes: str) -> dict[str, np
     """By id the classes that a photo may hold, bool [k]: the background and those of its tags."""
     names = need_background(read_class_names(classes), "predict --tags")
     table = tag_files.read_tags(tags, names, untagged=True)
-    missing = [name for name in paths if name not in table]
-    if missing:
-        raise ValueError(f"{tags}: no tags of {missing[0]!r} ({len(missing)} of {len(paths)} "
-                         "photos); add their lines, or leave --tags out")
+    files.need_ids(paths, table, f"--tags={tags}", "add their lines, or leave --tags out")
     return {name: np.concatenate([[True], table[name] > 0]) for name in paths}
 
 
@@ -117,9 +113,7 @@ def _after_crf(found: Iterable, paths: dict, how: Any) -> Iterator[tuple[str, np
             except crf.TooLarge as error:
                 raise ValueError(f"{paths[name]}: {error}; scale it down") from None
 
-    found = iter(found)
-    while part := list(itertools.islice(found, threads.usable_cores())):
-        yield from threads.each(one, part, chunk=1)
+    yield from threads.each_of(one, found)
 
 
 def restored(settings: Any, weights_path: str | os.PathLike) -> Callable:

@@ -111,6 +111,13 @@ def test_photo_paths_of_a_folder_and_of_a_list(tmp_path):
         files.photo_paths(tmp_path)
 
 
+def test_missing_ids_are_named_and_counted():
+    files.need_ids("ab", {"a": 1, "b": 2}, "here", "")
+    with pytest.raises(ValueError, match=r"^--tags=x: has nothing for 'b' \(2 of 3 ids missing\); "
+                                         r"add them$"):
+        files.need_ids("abc", {"a"}, "--tags=x", "add them")
+
+
 def test_hashes_see_order_of_ids_but_not_of_keys():
     assert files.hash_ids(["a", "b"]) != files.hash_ids(["b", "a"])
     assert files.hash_value({"a": 1, "b": 2}) == files.hash_value(json.loads('{"b":2,"a":1}'))

@@ -1,5 +1,6 @@
 """Features of photos: an independent average of scales and mirror images, and files of others."""
 
+import os
 import pathlib
 
 import flax.linen as nn
@@ -133,14 +134,28 @@ def test_kept_features_are_those_computed(folder, tmp_path):
     again.forward = None  # nothing is to be computed
     for name, want in found(again, ["a", "b"]).items():
         np.testing.assert_array_equal(want, first[name])
-    with pytest.raises(ValueError, match="made with another layer"):
+    with pytest.raises(ValueError, match="made with another layer .*another --config.features.fo"):
         features.open_source(load(folder, features__folder=tmp_path / "kept",
                                   features__layer="tap0"), paths(folder))
+    with pytest.raises(ValueError, match="made with another precision "):
+        features.open_source(load(folder, features__folder=tmp_path / "kept",
+                                  precision="default"), paths(folder))
     stored = features.open_source(load(folder, features__folder=tmp_path / "kept",
                                        features__source="files"), paths(folder, "ab"))
     for name, want in found(stored, "ab").items():
         np.testing.assert_array_equal(want, first[name])
     assert files.read_json(tmp_path / "kept/features.json") == again.made_with()
+
+
+def test_kept_features_are_not_those_of_other_photos_of_the_same_names(folder, tmp_path):
+    config = load(folder, features__folder=tmp_path / "kept")
+    found(features.open_source(config, paths(folder, "a")), "a")
+    (tmp_path / "others").mkdir()
+    other = np.random.default_rng(9).integers(0, 256, (*SIZES["a"], 3), dtype=np.uint8)
+    Image.fromarray(other).save(tmp_path / "others/a.png")
+    os.utime(tmp_path / "others/a.png", (0, 0))  # as old as photos are
+    with pytest.raises(ValueError, match="kept: its files were made with another photos "):
+        features.open_source(config, paths(tmp_path / "others", "a"))
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -197,7 +212,7 @@ def test_files_of_another_photo_are_named(folder, tmp_path):
     np.save(tmp_path / "b.npy", np.zeros((16, 6, 6), np.float32))
     with pytest.raises(ValueError, match=r"b.npy: a grid of 16 x 6 on a photo of 33 x 70 \(h x w"):
         found(source, "b")
-    with pytest.raises(ValueError, match=r"holds no d.npy \(2 of 5 ids missing\)"):
+    with pytest.raises(ValueError, match=r"has nothing for 'd' \(2 of 5 ids missing\)"):
         features.Stored(tmp_path, paths(folder))
     assert source.made_from("a") == [tmp_path / "a.npy"]
 

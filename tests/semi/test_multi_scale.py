@@ -329,6 +329,7 @@ def test_classes_that_are_nowhere_likely_stay_out_of_the_crf():
     p[..., 0], p[2, 3, 2] = 0.97, 0.5
     assert multi_scale.kept_classes(p, 0.05).tolist() == [0, 2]
     assert multi_scale.kept_classes(p, 0.0).tolist() == [0, 1, 2, 3]
+    assert multi_scale.kept_classes(p * [1, 1, 0, 1], 0.0).tolist() == [0, 1, 3]  # not tagged
     assert multi_scale.kept_classes(p * 0.01, 0.05).tolist() == [0]  # the likeliest always
     how = type("Changed", (How,), {"crf": "deeplab", "crf_least": 0.05})
     q = multi_scale.smoothed(p, np.zeros((6, 6, 3), np.uint8), how)

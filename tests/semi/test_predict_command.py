@@ -11,9 +11,9 @@ from PIL import Image
 
 from wsssjax import predict
 from wsssjax.core import config as configs
-from wsssjax.core import files, resize, weights
+from wsssjax.core import crf, files, resize, weights
 from wsssjax.data import classes, label_map, photos
-from wsssjax.semi import student
+from wsssjax.semi import multi_scale, pixels, student
 
 CONFIG = str(pathlib.Path(__file__).parents[2] / "configs/semi_voc_supervised.py")
 SMALL = {"predict.multiple": "32", "model.encoder": "small_cnn", "model.output_stride": "8",
@@ -55,11 +55,20 @@ def folder(tmp_path):
 def quick(monkeypatch):
     """Puts a fixed product with the colours in the network's place, where files are what counts."""
     weight = np.random.default_rng(0).normal(size=(3, 21)).astype(np.float32)
-    monkeypatch.setattr(predict, "restored", lambda *_: lambda image_bhwc: image_bhwc @ weight)
+
+    def network(image_bhwc, size_b2=None):
+        scores = image_bhwc @ weight
+        return scores if size_b2 is None else (scores, size_b2)
+
+    monkeypatch.setattr(predict, "restored", lambda *_: network)
+
+
+def settings_of(**changes):
+    return SMALL | {name.replace("__", "."): value for name, value in changes.items()}
 
 
 def arguments(folder, weights_path, out, save="labels,logits", **changes):
-    overrides = SMALL | {name.replace("__", "."): value for name, value in changes.items()}
+    overrides = settings_of(**changes)
     return [f"--config={CONFIG}", f"--weights={weights_path}", f"--images={folder / 'photos'}",
             f"--out={out}", f"--save={save}", *(f"--config.{k}={v}" for k, v in overrides.items())]
 
@@ -108,18 +117,28 @@ def test_label_maps_alone(trained, folder, quick):
     assert sorted(contents(folder / "out")) == [*(f"{n}.png" for n in SIZES), "predict.json"]
 
 
-@pytest.mark.parametrize("mode", ["original", "sliding_window"])
-def test_tags_leave_no_other_class(trained, folder, quick, mode):
+WAYS = [{"predict__mode": "original"}, {"predict__mode": "sliding_window", "predict__window": "32"},
+        *({"predict__mode": "multi_scale", "predict__scales": "(1.0,0.5)", "predict__flip": "true",
+           "predict__merge": merge} for merge in multi_scale.MERGES)]
+
+
+def write_tags(folder):
+    """({id: numbers of the classes that it may hold}, file)."""
     rows = {"a": "cat;dog", "b": "person", "c": "", "d": "aeroplane;tvmonitor", "e": "sofa"}
     tags = folder / "tags.csv"
     tags.write_text("id,tags\n" + "".join(f"{k},{v}\n" for k, v in rows.items()))
-    flags = {"predict__mode": mode, "predict__window": "32"}
+    names = classes.read_class_names("voc")
+    return {k: [0, *sorted(names.index(tag) for tag in v.split(";") if tag)]
+            for k, v in rows.items()}, tags
+
+
+@pytest.mark.parametrize("flags", WAYS)
+def test_tags_leave_no_other_class(trained, folder, quick, flags):
+    rows, tags = write_tags(folder)
     predict.main(arguments(folder, trained[2], folder / "free", **flags))
     predict.main([*arguments(folder, trained[2], folder / "tagged", **flags), f"--tags={tags}"])
-    names = classes.read_class_names("voc")
-    for name, row in rows.items():
+    for name, allowed in rows.items():
         scores_hwk = np.load(folder / "free" / f"{name}.npy")
-        allowed = [0, *sorted(names.index(tag) for tag in row.split(";") if tag)]
         want = np.array(allowed)[scores_hwk[..., allowed].argmax(-1)]
         np.testing.assert_array_equal(label_map.read(folder / "tagged" / f"{name}.png", 21), want)
         got = np.load(folder / "tagged" / f"{name}.npy")
@@ -127,8 +146,29 @@ def test_tags_leave_no_other_class(trained, folder, quick, mode):
     with pytest.raises(ValueError, match="made with another tags"):
         predict.main(arguments(folder, trained[2], folder / "tagged", **flags))
     tags.write_text("id,tags\na,cat\n")
-    with pytest.raises(ValueError, match=r"no tags of 'b' \(4 of 5 photos\)"):
+    with pytest.raises(ValueError, match=r"has nothing for 'b' \(4 of 5 ids missing\)"):
         predict.main([*arguments(folder, trained[2], folder / "new"), f"--tags={tags}"])
+
+
+@pytest.mark.parametrize("flags", WAYS)
+def test_tags_leave_no_other_class_to_the_crf(trained, folder, quick, flags):
+    """It is the CRF of the tagged classes alone, also where it leaves out none that is likely."""
+    rows, tags = write_tags(folder)
+    predict.main(arguments(folder, trained[2], folder / "free", **flags))
+    predict.main([*arguments(folder, trained[2], folder / "out", **flags, predict__crf="deeplab"),
+                  f"--tags={tags}"])
+    for name, allowed in rows.items():
+        scores_hwm = np.load(folder / "free" / f"{name}.npy")[..., allowed]
+        if multi_scale.gives_logits(configs.load(CONFIG, settings_of(**flags)).predict):
+            scores_hwm = pixels.softmax(scores_hwm)
+        elif flags["predict__mode"] == "sliding_window":
+            scores_hwm = scores_hwm / scores_hwm.sum(-1, keepdims=True)
+        (photo,) = (folder / "photos").glob(f"{name}.*")
+        want = crf.infer(crf.scores_to_unary(np.ascontiguousarray(scores_hwm)),
+                         photos.read_photo(photo), crf.preset("deeplab"))
+        got = np.load(folder / "out" / f"{name}.npy")
+        np.testing.assert_allclose(got[..., allowed], want, atol=1e-5)
+        assert not np.delete(got, allowed, axis=-1).any()
 
 
 def test_other_weights_do_not_mix(trained, folder, quick):

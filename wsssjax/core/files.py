@@ -9,7 +9,7 @@ import os
 import pathlib
 import platform
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
 _TEMPORARY = ".wsssjax-tmp"
@@ -65,11 +65,11 @@ def _being_written(path: pathlib.Path) -> bool:
     return True
 
 
-def claim(path: str | os.PathLike, made_with: dict) -> None:
+def claim(path: str | os.PathLike, made_with: dict, flag: str = "--out") -> None:
     """Writes down in `path` what the files of its folder are made with, and sweeps the folder.
 
     ValueError where the folder holds files that were made with something else: they must not be
-    mixed. A note beside which nothing was made yet binds nobody.
+    mixed. A note beside which nothing was made yet binds nobody.  flag: what names the folder.
     """
     path = pathlib.Path(path)
     sweep(path.parent)
@@ -77,12 +77,12 @@ def claim(path: str | os.PathLike, made_with: dict) -> None:
         before = read_json(path)
         if not isinstance(before, dict):
             raise ValueError(f"{path}: no note of what its folder was made with; give another "
-                             "--out or empty the folder")
+                             f"{flag} or empty the folder")
         changed = sorted(k for k in made_with if before.get(k) != made_with[k])
         if changed:
             raise ValueError(f"{path.parent}: its files were made with another "
-                             f"{', '.join(changed)} (see {path}); give another --out or empty the "
-                             "folder")
+                             f"{', '.join(changed)} (see {path}); give another {flag} or empty "
+                             "the folder")
     write_json(path, made_with)
 
 
@@ -164,6 +164,17 @@ def photo_paths(source: str | os.PathLike) -> dict[str, pathlib.Path]:
     if not paths:
         raise ValueError(f"{source}: holds no photo; want files ending in .jpg, .jpeg or .png")
     return dict(sorted(paths.items()))
+
+
+def need_ids(wanted: Iterable[str], there: Container[str], where: object, cure: str) -> None:
+    """ValueError that names the first and the number of `wanted` ids that are not `there`.
+
+    where: what should hold them, a path with the flag or field that gave it.
+    """
+    wanted = list(wanted)
+    if missing := [name for name in wanted if name not in there]:
+        raise ValueError(f"{where}: has nothing for {missing[0]!r} ({len(missing)} of "
+                         f"{len(wanted)} ids missing); {cure}")
 
 
 def hash_ids(ids: Iterable[str]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -40,6 +41,24 @@ def each(function: Callable[[A], B], items: Sequence[A], label: str = "", *,
         yield from progress.track(results, len(items), label) if label else results
     finally:
         # After an error nobody wants the thousands of items still queued.
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def each_of(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """`function(item)` for each item of a stream, in its order, one thread a core.
+
+    The stream goes on meanwhile; results wait for it, so that few items are in memory at a time.
+    """
+    waiting: deque = deque()
+    pool = ThreadPoolExecutor(usable_cores())
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > usable_cores():  # all at work and one to go on with
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 

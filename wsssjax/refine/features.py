@@ -63,10 +63,9 @@ class Stored:
             raise FileNotFoundError(f"config.features.folder={folder}: no such folder of features "
                                     "<id>.npy")
         self.folder, self.paths = pathlib.Path(folder), paths
-        missing = [name for name in paths if not self.path(name).is_file()]
-        if missing:
-            raise ValueError(f"config.features.folder={folder}: holds no {missing[0]}.npy "
-                             f"({len(missing)} of {len(paths)} ids missing)")
+        files.need_ids(paths, {name for name in paths if self.path(name).is_file()},
+                       f"config.features.folder={folder}",
+                       "add its <id>.npy, or name others with --ids")
         first = next(iter(paths))
         self.width = read(self.path(first)).shape[-1]
 
@@ -89,7 +88,7 @@ class Stored:
             yield list(zip(names, threads.each(self._checked, names, chunk=1), strict=True))
 
     def _checked(self, name: str) -> np.ndarray:
-        """The features of one photo; ValueError where they are those of another one."""
+        """The features of one photo; ValueError where their grid cannot be the photo's."""
         found_pqd, (h, w) = read(self.path(name)), photos.photo_size(self.paths[name])
         p, q, d = found_pqd.shape
         if d != self.width:
@@ -138,19 +137,22 @@ class Computed:
         self.plan = plan(dict(zip(paths, found, strict=True)), self.settings)
         self.folder = pathlib.Path(self.settings.folder) if self.settings.folder else None
         if self.folder:
-            files.claim(self.folder / SETTINGS, self.made_with())
+            files.claim(self.folder / SETTINGS, self.made_with(), "--config.features.folder")
 
     def made_from(self, name: str) -> list[pathlib.Path]:
         """The files that a photo's features depend on."""
         return [self.paths[name]]
 
     def made_with(self) -> dict:
-        """What they depend on beside those files."""
+        """What they depend on beside those files' contents."""
         plain = configs.to_dict(self.config)
         return {
             **{k: v for k, v in plain["features"].items() if k not in ("folder", "batch")},
             "model": {k: v for k, v in plain["model"].items() if k != "encoder_weights"},
             "weights": weights.fingerprint(self.config.model.encoder_weights),
+            "precision": plain["precision"],
+            # An id alone does not tell a photo: other folders have the same names.
+            "photos": sorted({str(path.resolve().parent) for path in self.paths.values()}),
             "colours": [plain["data"]["mean"], plain["data"]["std"]]}
 
     def batches(self, todo: Sequence[str]) -> Iterator[list[tuple[str, np.ndarray]]]:

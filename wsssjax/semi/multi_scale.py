@@ -133,7 +133,7 @@ def canvas(size_hw: tuple[int, int], how: Any) -> tuple[int, int]:
 def _padded_size(whole_hw, scale, how):
     if how.canvas != "bucket":
         return scaled(whole_hw, scale, how)
-    return tuple(max(side, 2 * STRIDE) 
+    return tuple(max(side, 2 * STRIDE)
                  for side in canvases.up([s * scale for s in whole_hw], STRIDE))
 
 
@@ -226,8 +226,10 @@ def probabilities(scores_hwk: np.ndarray, how: Any) -> np.ndarray:
 
 
 def kept_classes(p_hwk: np.ndarray, least: float) -> np.ndarray:
-    """Numbers of the classes that reach `least` somewhere in the photo; the likeliest always."""
+    """Numbers of the classes that reach `least`, and more than 0, somewhere in the photo; the
+    likeliest always. (0 has what the photo is not tagged with.)"""
     top_k = p_hwk.max((0, 1))
+    least = max(least, np.finfo(np.float32).tiny)
     return np.flatnonzero(top_k >= min(least, top_k.max()))
 
 
