@@ -1,6 +1,7 @@
 """The select command on small folders: its files, its rules and its one-line errors."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -44,6 +45,11 @@ def options(folders, **changes):
             "classes": str(folders / "names.txt"), **changes}
 
 
+def content(folder):
+    """Every file below a folder, by its name."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 def lines(path):
     return path.read_text().splitlines()
 
@@ -61,6 +67,8 @@ def test_files_hold_the_selection(folders):
     assert table["classes"] == [["cat"], ["cat"], ["cat"], ["dog"], ["cat", "dog"], []]
     assert table["class_iou"][4] == {"cat": 0.5, "dog": 0.0, "train": None}
     assert table["reason"][2:] == ["full", "quota", "full", "empty"]
+    assert table["filled"] == [["cat"], ["cat"], [], ["dog"], [], []]
+    assert table["score"] == table["iou"]
     labels = folders / "second"
     assert lines(folders / "out" / "labeled.txt") == [
         f"JPEGImages/{i}.jpg {labels}/{i}.png" for i in "abd"]
@@ -71,11 +79,16 @@ def test_files_hold_the_selection(folders):
 
 def test_same_input_gives_the_same_bytes_and_no_path(folders):
     run(**options(folders))
-    kept = {p.name: p.read_bytes() for p in (folders / "out").iterdir()}
+    kept = content(folders / "out")
     run(**options(folders, num_threads=1))
-    assert {p.name: p.read_bytes() for p in (folders / "out").iterdir()} == kept
+    assert content(folders / "out") == kept
+    shutil.rmtree(folders / "out")
+    run(**options(folders, num_threads=1, block=2))
+    assert {name: data for name, data in content(folders / "out").items() if "scores" not in name
+            } == {name: data for name, data in kept.items() if "scores" not in name}
     assert str(folders) not in kept["summary.json"].decode()
-    assert set(kept) == {"selection.parquet", "labeled.txt", "unlabeled.txt", "summary.json"}
+    assert set(kept) == {"selection.parquet", "labeled.txt", "unlabeled.txt", "summary.json",
+                         "scores/000000.parquet"}
 
 
 def test_unmet_quota_takes_all_there_is_and_says_so(folders):
@@ -134,7 +147,7 @@ def hostile(folders):
     (folders / "few").mkdir()
     (folders / "few" / "a.jpg").write_bytes(b"")
     (folders / "tags.csv").write_text("id,tags\na,cat\n")
-    yield {"ids": str(folders / "ids.txt")}, r"first: holds no label map of 'y' \(2 of 3 ids"
+    yield {"ids": str(folders / "ids.txt")}, "first: holds no label map of 2 of 3 ids: y, z; "
     yield {"quota_spec": '{"kat": 1}'}, "'kat' is unknown; did you mean 'cat'"
     yield {"kind": "fore"}, "--iou=fore: want one of foreground, mean, mean_bg"
     yield {"min_iou": 1.5}, "--min_iou=1.5: want a fraction"
@@ -148,7 +161,7 @@ def hostile(folders):
     yield {"images": str(folders / "few")}, "no photo of 'b' and 4 others"
     yield {"first": str(folders / "nowhere")}, "nowhere"
     label_map.write(second / "c.png", label(1, size=(8, 8)))
-    yield {}, "second/c.png.*8 x 8"
+    yield {}, "first/c.png has 8 x 9, .*second/c.png has 8 x 8 pixels"
     label_map.write(second / "c.png", label(7))
     yield {}, "second/c.png: value 7"
     Image.new("RGB", (9, 8)).save(second / "c.png")

@@ -7,8 +7,7 @@ import scipy.stats
 from wsssjax.core import files
 from wsssjax.data import label_map
 from wsssjax.data.classes import VOC_CLASSES
-from wsssjax.select import iou
-from wsssjax.select.__main__ import compare
+from wsssjax.select import iou, stream
 
 
 @pytest.fixture(scope="module")
@@ -16,15 +15,15 @@ def agreement(shared):
     """Counts of EfficientNet CAM + saliency against TransCAM, and TransCAM's true quality."""
     voc = shared / "data" / "voc"
     ids = label_map.folder_ids(voc / "efflite_cam_sal")
-    counts, areas_nk = compare(voc / "efflite_cam_sal", voc / "transcam", ids, len(VOC_CLASSES),
-                               label="")
+    job = stream.Job(voc / "efflite_cam_sal", voc / "transcam", len(VOC_CLASSES))
+    block = stream.score_ids(job, ids)
     quality = []
     for name in ids:
         guess = label_map.read(voc / "transcam" / f"{name}.png", 21)
         truth = label_map.read(voc / "truth_train" / f"{name}.png", 21)
         pair = [(guess, np.where(truth == 255, 0, truth))]  # here void is background
         quality.append(iou.image_iou(iou.count_pairs(pair, 21), "mean")[0][0])
-    return counts, areas_nk[:, 1:] > 0, np.array(quality)
+    return block.counts, block.pool[:, 1:] > 0, np.array(quality)
 
 
 @pytest.mark.parametrize("kind, rho, best", [("foreground", 0.583, 0.86), ("mean", 0.640, 0.87)])

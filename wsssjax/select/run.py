@@ -1,0 +1,125 @@
+"""One selection from end to end: score what is missing, choose, write."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from wsssjax.core import cluster, files
+from wsssjax.core.constants import BACKGROUND
+from wsssjax.data.classes import need_background, read_class_names
+from wsssjax.data.tags import read_tags
+from wsssjax.select import blocks, greedy, iou, names, quota, store, stream
+
+SUMMARY = "summary.json"
+
+
+def _tag_words(tags: str, ids: pa.StringArray, class_names) -> np.ndarray:
+    """Bit masks of the images' tags, uint64 [n, w]."""
+    table = read_tags(tags, class_names)
+    missing = [name for name in ids.to_pylist() if name not in table]
+    if missing:
+        raise ValueError(f"{tags}: no tags of {missing[0]!r} ({len(missing)} of {len(ids)} ids "
+                         "missing); add them, or use --classes_from=pool")
+    parts = (ids.slice(start, store.GROUP).to_pylist()
+             for start in range(0, len(ids), store.GROUP))
+    return np.concatenate([greedy.pack([table[name] > 0 for name in part]) for part in parts])
+
+
+def _summary(selection: greedy.Selection, found: blocks.Columns, quota_k, class_names, options,
+             warnings) -> dict:
+    def table(values_k):
+        return {name: int(v) for name, v in zip(class_names, values_k, strict=True)}
+
+    reasons = np.bincount(selection.reason, minlength=len(greedy.REASONS))
+    return {
+        **options,
+        "images": len(found.iou),
+        "selected": int(selection.selected.sum()),
+        "quota": None if quota_k is None else table(quota_k),
+        "taken": table(selection.taken),
+        "counts": table(selection.counts),
+        "unmet": {n: v for n, v in table(selection.unmet).items() if v},
+        "mean_iou": store.mean_ious(found.iou, selection.selected),
+        "reasons": {n: int(c) for n, c in zip(greedy.REASONS, reasons, strict=True) if c},
+        "warnings": warnings,
+    }
+
+
+def _check(options: dict) -> None:
+    for name, words in (("pool", ("first", "second")), ("classes_from", ("pool", "tags"))):
+        if options[name] not in words:
+            raise ValueError(f"--{name}={options[name]}: want {' or '.join(words)}")
+    if options["min_iou"] is not None and not 0 <= options["min_iou"] < 1:
+        raise ValueError(f"--min_iou={options['min_iou']}: want a fraction, 0 or more and below 1")
+    if options["min_area"] < 1:
+        raise ValueError(f"--min_area={options['min_area']}: want 1 pixel or more")
+    if options["iou"] not in iou.SCORES:
+        raise ValueError(f"--iou={options['iou']}: want one of {', '.join(iou.SCORES)}")
+
+
+def _warnings(found: blocks.Columns, words_nw, quota_k, class_names) -> list[str]:
+    """What a person should know before trusting the result."""
+    told = []
+    if found.open.any():
+        told.append(f"{np.count_nonzero(found.open)} of {len(found.open)} pairs have no pixel that "
+                    "both maps name (255 everywhere); they are never selected")
+    never = [] if quota_k is None else [
+        name for c, name in enumerate(class_names)
+        if quota_k[c] and not greedy.has(words_nw, c).any()]
+    if never:
+        told.append(f"no image holds {', '.join(never)}, of which the quota wants some")
+    return told
+
+
+def run(*, first: str, second: str, out: str, quota_spec: str, pool: str = "second",
+        ids: str | None = None, kind: str = "foreground", min_iou: float | None = None,
+        images: str | None = None, classes: str = "voc", classes_from: str = "pool",
+        min_area: int = 1, tags: str | None = None, num_threads: int | None = None,
+        shard: str | None = None, merge_shards: Sequence[str] = (), executor: str = "threads",
+        block: int = blocks.BLOCK, out_labels: str | None = None,
+        score: Callable[[blocks.Blocks, blocks.Columns], np.ndarray] | None = None,
+        signals: stream.Signals | None = None) -> dict:
+    """Compares two label sets, selects, writes the selection's files, and returns its summary.
+
+    quota_spec: see `quota.read_quota`.  kind: see `iou.image_iou`.  ids: list file.  min_area:
+    pixels below which a class does not count as present in the pool's label.  shard: "i/n" only
+    scores its part of the blocks and returns {"shard", "blocks", "of", "images"}.  merge_shards:
+    folders of all shards, from which everything is taken.  block: ids a score file.  out_labels:
+    "copy" or "link" the selected labels into `<out>/labels`.  score: (blocks, columns) → float64
+    [n], what the images are ranked by; None is the IoU.  signals: see `stream.Signals`.
+    """
+    options = {"pool": pool, "iou": kind, "min_iou": min_iou, "classes_from": classes_from,
+               "min_area": min_area}
+    _check(options)
+    cluster.check(executor)
+    if classes_from == "tags" and not tags:
+        raise ValueError("--classes_from=tags: needs --tags=CSV")
+    class_names = need_background(read_class_names(classes), "select")
+    quota_k = quota.read_quota(quota_spec, class_names)
+    wanted, warnings = names.choosable(first, second, pool, ids)
+    lines = store.Lines(wanted, images, second if pool == "second" else first)
+    words_nw = _tag_words(tags, wanted, class_names) if classes_from == "tags" else None
+    job = stream.Job(first, second, len(class_names), pool, signals)
+    files.sweep(out)
+    scored = stream.score(job, wanted, out, block=block, executor=executor,
+                          num_threads=num_threads)
+    found = blocks.columns(scored, kind, min_area)
+    if words_nw is not None:
+        found = found._replace(words=words_nw)
+    score_n = found.iou if score is None else score(scored, found)
+    selection = greedy.select(
+        score_n, found.words, quota_k, num_classes=len(class_names) - 1, empty_n=found.empty,
+        below_n=None if min_iou is None else ~(found.iou > min_iou))
+    foreground = class_names[BACKGROUND + 1:]
+    warnings += _warnings(found, found.words, quota_k, foreground)
+    # Without its summary a result is not whole: nobody must take the old one for that of new lists.
+    (pathlib.Path(out) / SUMMARY).unlink(missing_ok=True)
+    store.write_table(out, store.tables(scored, found, score_n, selection, foreground), foreground)
+    lines.write(out, selection.selected)
+    summary = _summary(selection, found, quota_k, foreground, options, warnings)
+    files.write_json(pathlib.Path(out) / SUMMARY, summary)
+    return summary
