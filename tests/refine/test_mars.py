@@ -436,6 +436,7 @@ def test_killed_anywhere_and_run_again(folder):
     ({"mars__k_fg": 0}, "config.mars.k_fg=0: want 1 or more"),
     ({"mars__binarise": "otsu"}, "config.mars.binarise 'otsu' is unknown"),
     ({"mars__presence": "label"}, "config.mars.presence 'label' is unknown; did you mean 'labels'"),
+    ({"mars__crf_iterations": -3}, "config.mars.crf_iterations=-3: want 0 or more"),
     ({"mars__gamma": "nan"}, "config.mars.gamma=nan: want a finite number"),
     ({"mars__threshold": 1.5}, "config.mars.threshold=1.5: want a number"),
     ({"mars__crf_bilateral": "(67,3)"}, r"config.mars.crf_bilateral=\(67, 3\): want 3 numbers"),
@@ -476,6 +477,9 @@ def test_memory_is_bounded(folder):
         run(**options(folder, memory_gb=1e-5))
     with pytest.raises(ValueError, match="GB at config.mars.resolution=pixels; take grid"):
         run(**options(folder, "other", memory_gb=1e-5, mars__resolution="pixels"))
+    # Features of 494 pixels take 42 kB; what has no CRF does not wait for the memory of one.
+    run(**options(folder, "third", memory_gb=5e-5, mars__resolution="pixels",
+                  mars__binarise="threshold"))
 
 
 def test_examples():

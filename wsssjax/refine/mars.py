@@ -38,9 +38,10 @@ def check(how: Any) -> None:
     """ValueError for a field of `config.mars` of no meaning."""
     for name, choices in CHOICES.items():
         configs.choose(dict.fromkeys(choices), how[name], f"config.mars.{name}")
-    for name in ("k_fg", "k_bg", "restarts", "iterations", "min_cells"):
-        if how[name] < 1:
-            raise ValueError(f"config.mars.{name}={how[name]}: want 1 or more")
+    for name, least in (("k_fg", 1), ("k_bg", 1), ("restarts", 1), ("iterations", 1),
+                        ("min_cells", 1), ("crf_iterations", 0)):
+        if how[name] < least:
+            raise ValueError(f"config.mars.{name}={how[name]}: want {least} or more")
     if not 0 < how.alpha <= 1:
         raise ValueError(f"config.mars.alpha={how.alpha}: want a share above 0, at most 1")
     if not 0 <= how.threshold < 1:

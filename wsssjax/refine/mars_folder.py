@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import csv
 import functools
+import itertools
 import math
 import os
 import pathlib
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -115,13 +115,11 @@ def checked(config: Any, weights: str | os.PathLike | None, classes: str) -> Any
 def _work(config, labels, images, tags, out, ids, memory_gb):
     class_names = need_background(read_class_names(config.classes), "--classes")
     there = label_map.folder_ids(labels)
-    names = there if ids is None else files.read_ids(ids) if isinstance(ids, str) else list(ids)
+    names = there if ids is None else files.read_ids(ids) if isinstance(ids, str) else ids
+    names = tuple(sorted(names))
     paths, tags_by_id = files.photo_paths(images), tag_files.read_tags(tags, class_names)
     for what, known in ((labels, set(there)), (images, paths), (tags, tags_by_id)):
-        if missing := sorted(set(names) - set(known)):
-            raise ValueError(f"{what}: has nothing for {missing[0]!r} ({len(missing)} of "
-                             f"{len(names)} ids missing); add it, or name others with --ids")
-    names = tuple(sorted(names))
+        files.need_ids(names, known, what, "add it, or name others with --ids")
     source = features.open_source(config, {name: paths[name] for name in names})
     return Work(config, names, pathlib.Path(labels), paths, tags_by_id, source, pathlib.Path(out),
                 class_names, threads.Budget(int((memory_gb or MEMORY_GB) * 1e9)))
@@ -144,7 +142,7 @@ def _cluster_all(work: Work) -> None:
         name, found_pqd = pair
         label_hw = work.label(name)
         wanted = {BACKGROUND, *(np.flatnonzero(work.tags[name]) + 1).tolist()}
-        with _room(work, name, found_pqd, label_hw.shape):
+        with _room(work, name, found_pqd, label_hw.shape, smooths=False):
             found = mars.clusters(found_pqd, label_hw, work.config.mars,
                                   (seed, zlib.crc32(name.encode())),
                                   wanted if work.config.mars.presence == "tags" else None)
@@ -191,13 +189,14 @@ class Row(NamedTuple):
 def _label_all(work: Work, found: Debiased) -> list[Row]:
     """Writes the debiased labels; a row for every photo."""
     rows, vectors = {}, dict(zip(found.classes.tolist(), found.vectors, strict=True))
+    how = work.config.mars
 
     def one(pair):
         name, found_pqd = pair
         label_hw, image_hw3 = work.label(name), photos.read_photo(work.paths[name])
         own = [vectors[k] for k in (np.flatnonzero(work.tags[name]) + 1).tolist() if k in vectors]
         if own:
-            with _room(work, name, found_pqd, label_hw.shape):
+            with _room(work, name, found_pqd, label_hw.shape, smooths=how.binarise == "crf"):
                 object_hw = _is_object(work, found_pqd, np.stack(own), image_hw3, name)
             new_hw = mars.debiased_label(label_hw, object_hw, vectors)
         else:
@@ -234,11 +233,13 @@ def _is_object(work, features_pqd, vectors_md, image_hw3, name):
                          ) from None
 
 
-def _room(work, name, features_pqd, size):
-    """Holds the memory that a photo takes while it is in work."""
+def _room(work, name, features_pqd, size, *, smooths: bool):
+    """Holds the memory that a photo takes while it is in work, by a CRF if it smooths."""
     pixels, d = size[0] * size[1], features_pqd.shape[-1]
     rows = pixels if work.config.mars.resolution == "pixels" else features_pqd[..., 0].size
-    needed = 12 * rows * d + crf.needs(pixels, 2, mars.preset(work.config.mars), vertices=pixels)
+    needed = 12 * rows * d
+    if smooths:
+        needed += crf.needs(pixels, 2, mars.preset(work.config.mars), vertices=pixels)
     if needed > work.budget.total and work.config.mars.resolution == "pixels":
         raise ValueError(f"{work.paths[name]}: {needed / 1e9:.1f} GB at config.mars.resolution="
                          "pixels; take grid, or raise --memory_gb")
@@ -247,20 +248,10 @@ def _room(work, name, features_pqd, size):
 
 def _each(work: Work, todo: list[str], function: Callable, label: str) -> None:
     """function((name, features)) for all of `todo`; the next features are made meanwhile."""
-    count = len(work.names)
+    count, pairs = len(work.names), itertools.chain.from_iterable(work.source.batches(todo))
     with progress.Progress(count, label, done=count - len(todo)) as bar:
-        for batch in _ahead(work.source.batches(todo)):
-            for _ in threads.each(function, batch, chunk=1):
-                bar.advance()
-
-
-def _ahead(items: Iterator) -> Iterator:
-    """The same items, each made while the one before is in use."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = pool.submit(next, items, None)
-            yield item
+        for _ in threads.each_of(function, pairs):
+            bar.advance()
 
 
 def _row(name, before_hw, after_hw):
