@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wsssjax.core import files
+from wsssjax.core import files, threads
 from wsssjax.core.constants import BACKGROUND
 from wsssjax.select import greedy, iou
 from wsssjax.select.iou import PairCounts
@@ -87,7 +87,8 @@ def encode(block: Block, marks: Marks) -> bytes:
         columns[name] = pa.array(values, pa.float32())
     table = pa.table(columns).replace_schema_metadata(marks._asdict())
     file = io.BytesIO()
-    pq.write_table(table, file, write_page_checksum=True)
+    # Counts are all different: a dictionary of them would only make the file larger and slower.
+    pq.write_table(table, file, write_page_checksum=True, use_dictionary=["classes.list.element"])
     return file.getvalue()
 
 
@@ -100,27 +101,38 @@ def read_marks(path: pathlib.Path) -> Marks | None:
         return None
 
 
-def read(path: pathlib.Path, num_classes: int) -> Block:
-    """The block in a score file; ValueError names one that is broken."""
+def read(path: pathlib.Path, num_classes: int, only_counts: bool = False) -> Block:
+    """The block in a score file; ValueError names one that is broken.
+
+    only_counts: leaves out ids, pixels and signals, which are then empty.
+    """
     try:
-        table = pq.read_table(io.BytesIO(path.read_bytes()), page_checksum_verification=True)
-        table = table.combine_chunks()
-        lists = table["classes"].combine_chunks()
-        offsets, class_ids = lists.offsets.to_numpy(), lists.values.to_numpy()
-        rows = np.repeat(np.arange(len(table)), np.diff(offsets))
-        dense = np.zeros((len(COUNTS), len(table), num_classes), np.int64)
+        # One block is too small for threads of its own: they cost more than they save.
+        file = pq.ParquetFile(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
+        wanted = ["classes", *COUNTS] if only_counts else None
+        table = file.read(columns=wanted, use_threads=False).combine_chunks()
+        count = len(table)
+        lists = _chunk(table, "classes")
+        class_ids = lists.values.to_numpy()
+        rows = np.repeat(np.arange(count), np.diff(lists.offsets.to_numpy()))
+        dense = np.zeros((len(COUNTS), count, num_classes), np.int64)
         for name, dense_nk in zip(COUNTS, dense, strict=True):
-            dense_nk[rows, class_ids] = table[name].combine_chunks().values.to_numpy()
-        signals = {name: table[name].to_numpy() for name in table.column_names
-                   if name not in ("id", "pixels", "classes", *COUNTS)}
-        ids = table["id"].combine_chunks()
-        pixels = table["pixels"].to_numpy().astype(np.int64)
-    except (pa.ArrowException, OSError, KeyError, IndexError, ValueError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
+            dense_nk[rows, class_ids] = _chunk(table, name).values.to_numpy()
+        ids, pixels, signals = pa.array([], pa.string()), np.zeros(0, np.int64), {}
+        if not only_counts:
+            ids, pixels = _chunk(table, "id"), table["pixels"].to_numpy().astype(np.int64)
+            signals = {name: table[name].to_numpy() for name in table.column_names
+                       if name not in ("id", "pixels", "classes", *COUNTS)}
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, LookupError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}: not a readable score file ({error}); delete it, and the same "
                          "command makes it again") from None
     return Block(ids, pixels, PairCounts(*dense[:3]), dense[3], signals)
+
+
+def _chunk(table: pa.Table, name: str) -> pa.Array:
+    return table[name].chunk(0) if table[name].num_chunks else table[name].combine_chunks()
 
 
 class Blocks(NamedTuple):
@@ -145,17 +157,18 @@ class Columns(NamedTuple):
 
 
 def columns(blocks: Blocks, kind: str, min_area: int = 1) -> Columns:
-    """The columns of all blocks, read one at a time.
+    """The columns of all blocks, read a few at a time.
 
     kind: see `iou.image_iou`.  min_area: pixels below which a class does not count as present.
     """
-    def of(block):
+    def of(path):
+        block = read(path, blocks.num_classes, only_counts=True)
         iou_n, empty_n = iou.image_iou(block.counts, kind)
         named_n = block.counts.first.any(1)
         words_nw = greedy.pack(block.pool[:, BACKGROUND + 1:] >= min_area)
         return iou_n, empty_n, ~named_n, words_nw
 
-    parts = list(map(of, iter(blocks)))
+    parts = list(threads.each(of, blocks.paths))
     return Columns(*map(np.concatenate, zip(*parts, strict=True)))
 
 

@@ -22,6 +22,7 @@ from wsssjax.select import blocks, greedy, iou
 TABLE, LABELED, UNLABELED = "selection.parquet", "labeled.txt", "unlabeled.txt"
 LABELS = "labels"  # folder of the trusted labels, where they are gathered
 GROUP = 1 << 16  # rows of a row group
+REPEATED = ["reason", "classes.list.element", "filled.list.element"]  # columns of few values
 
 
 def schema(class_names) -> pa.Schema:
@@ -72,7 +73,7 @@ def write_table(out, parts: Iterator[pa.Table], class_names) -> None:
     """Writes `selection.parquet`, one row per image, by id; see `schema`."""
     waiting: list[pa.Table] = []
     with files.atomic(pathlib.Path(out) / TABLE) as file, \
-            pq.ParquetWriter(file, schema(class_names)) as writer:
+            pq.ParquetWriter(file, schema(class_names), use_dictionary=REPEATED) as writer:
         for part in parts:
             waiting.append(part)
             if sum(map(len, waiting)) >= GROUP:
