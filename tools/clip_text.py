@@ -83,7 +83,7 @@ def features(source: str, tokenizer: str, names: Sequence[str], *,
     encode = read_tokenizer(tokenizer)
     said = [words.get(name, name) for name in names]
     scenery = [word for word in backgrounds if word not in (*names, *said)]
-    texts = [prompt.format(word) for word in (*said, *scenery) for prompt in prompts]
+    texts = [prompt.replace("{}", word) for word in (*said, *scenery) for prompt in prompts]
     rows_ne = embed(tower, variables, [encode(text) for text in texts], texts)
     rows_ne = rows_ne.reshape(len(said) + len(scenery), len(prompts), -1)
     rows_te = _unit(_unit(rows_ne).mean(1)).astype(np.float32)

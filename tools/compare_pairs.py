@@ -14,10 +14,12 @@ import re
 
 from wsssjax import scoring
 from wsssjax.core import cli, files
-from wsssjax.data.classes import read_class_names
+from wsssjax.core.config import choose
+from wsssjax.data.classes import need_background, read_class_names
 from wsssjax.evaluate import miou
 from wsssjax.select import __main__ as select_command
-from wsssjax.select import control
+from wsssjax.select import control, iou
+from wsssjax.select import quota as quotas
 
 
 def main(arguments: list[str]) -> None:
@@ -67,27 +69,37 @@ def run(sets: dict[str, str], *, truth: str, quota: str, out: str, ids: str = ""
     """One dict a pair, best selection first: {"first", "second", "count", "selected_miou", …}.
 
     The scores are those of `scoring.selection_scores`, fractions 0..1. Selections that are there
-    already are scored again, and made again only where they are missing.
+    already are scored again, and made again only where they are missing; labels that are not those
+    they were made of are an error.
     """
     for name in pools:
         if name not in sets:
             raise ValueError(f"--pools: {name!r} is none of --sets; there are {', '.join(sets)}")
-    class_names = read_class_names(classes)
-    wanted = select_command.pool_ids(*list(sets.values())[:2], "first", ids or None)
+    choose(iou.SCORES, kind, "--iou")
+    class_names = need_background(read_class_names(classes), "--classes")
+    quota_k = quotas.read_quota(quota, class_names)
+    for folder in sets.values():  # each has all of them, or this is an error
+        wanted = select_command.pool_ids(next(iter(sets.values())), folder, "first", ids or None)
     counts = {name: miou.folder_confusions(folder, truth, wanted, len(class_names), name)
               for name, folder in sets.items() if not pools or name in pools}
+    labels_hash = {name: label_hash(folder, wanted) for name, folder in sets.items()}
     out_folder, rows = pathlib.Path(out), []
     for first, second in itertools.permutations(sets, 2):
         if second not in counts:
             continue
         folder = out_folder / f"{first}--{second}"
-        made_with = {"first": sets[first], "second": sets[second], "quota": quota, "iou": kind,
+        made_with = {"first": sets[first], "second": sets[second],
+                     "first_labels": labels_hash[first], "second_labels": labels_hash[second],
+                     "quota": None if quota_k is None else quota_k.tolist(), "iou": kind,
                      "classes": list(class_names), "ids": files.hash_ids(wanted), "seed": seed}
         folder.mkdir(parents=True, exist_ok=True)
         files.claim(folder / "pair.json", made_with)
         if not (folder / "control" / "summary.json").is_file():
+            id_list = folder / "ids.txt"
+            with files.atomic(id_list, "w") as file:
+                file.writelines(f"{name}\n" for name in wanted)
             select_command.run(first=sets[first], second=sets[second], quota_spec=quota, kind=kind,
-                               classes=classes, ids=ids or None, out=str(folder))
+                               classes=classes, ids=str(id_list), out=str(folder))
             control.run(selection=str(folder), out=str(folder / "control"), seed=seed)
         found = scoring.selection_scores(folder, folder / "control", wanted, counts[second],
                                          class_names)
@@ -95,6 +107,12 @@ def run(sets: dict[str, str], *, truth: str, quota: str, out: str, ids: str = ""
     rows.sort(key=lambda row: (-(row["selected_miou"] or 0), row["first"], row["second"]))
     files.write_json(out_folder / "pairs.json", rows)
     return rows
+
+
+def label_hash(folder: str, ids: list[str]) -> str:
+    """Sixteen hex digits that change when the size or time of a label file changes."""
+    found = [(pathlib.Path(folder) / f"{name}.png").stat() for name in ids]
+    return files.hash_value([[status.st_size, status.st_mtime_ns] for status in found])
 
 
 def table(rows: list[dict]):

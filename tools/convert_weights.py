@@ -228,7 +228,7 @@ def convert(arch: str, src: str, out: str, *, to: str = "ours", ema: bool = Fals
     report = {
         "arch": arch,
         "source": {"name": ",".join(pathlib.Path(one).name for one in _sources(src)),
-                   "hash": ",".join(files.hash_file(one) for one in _sources(src))},
+                   "hash": ",".join(weights.fingerprint(one) for one in _sources(src))},
         "file": file,
         "tensors": len(tensors),
         "numbers": int(sum(np.size(x) for x in tensors.values())),

@@ -292,6 +292,13 @@ def test_bad_instances_are_one_line(coco, case):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_number_without_end_is_one_line(coco):
+    path = coco / "annotations/instances_val2014.json"
+    path.write_text('{"images": ' + "7" * 5000 + "}")
+    with pytest.raises(ValueError, match="instances_val2014.json: not valid JSON .*digits.* again"):
+        tags.read_coco_json(path, classes.COCO_CLASSES)
+
+
 # ---- the whole way -----------------------------------------------------------------------------
 
 

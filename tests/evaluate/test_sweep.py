@@ -9,7 +9,7 @@ import pytest
 from wsssjax.cam import infer
 from wsssjax.core import metrics
 from wsssjax.data import cam_file, label_map
-from wsssjax.evaluate import sweep
+from wsssjax.evaluate import miou, sweep
 from wsssjax.evaluate.__main__ import main, run
 
 NAMES = ("background", "cat", "dog", "train")
@@ -172,15 +172,25 @@ def test_files_that_do_not_fit_are_named(folder, spoil):
     assert "\n" not in str(caught.value)
 
 
+BOTH = {"labels": "truth", "metrics_wanted": ("miou", "sweep")}
+
+
 @pytest.mark.parametrize("changes, message", [
     ({"ids": ["a", "x"]}, r"cams: holds no CAM file of 'x' \(1 of 2 ids missing\)"),
     ({"cams": None}, "--metrics=sweep: needs --cams=DIR"),
     ({"cams": "none"}, "none: no such folder of CAM files"),
     ({"metrics_wanted": ("miou", "sweep")}, "--metrics=miou: needs --labels=DIR"),
-    ({"stop": "first_decreased"}, "--stop 'first_decreased' is unknown; did you mean 'first_dec"),
-    ({"classes": "cityscapes"}, "--metrics=sweep: class 0 of these 19 classes is 'road'"),
+    ({"stop": "first_decreased", **BOTH}, "--stop 'first_decreased' is unknown; did you mean 'f"),
+    ({"thresholds": "0:2:1", **BOTH}, "--thresholds=0:2:1: want FIRST:LAST:STEP within 0..1"),
+    ({"classes": "cityscapes", **BOTH}, "--metrics=sweep: class 0 of these 19 classes is 'road'"),
+    ({**BOTH, "metrics_wanted": ("miou",)}, "--cams: is for sweep; add it to --metrics=miou, or"),
+    ({**BOTH, "metrics_wanted": ("miou",), "cams": None, "stop": "full"}, "--stop: is for sweep;"),
+    ({"context": "c"}, "--context: is for confusion; add it to --metrics=sweep, or leave"),
 ])
-def test_bad_options_are_named(folder, changes, message):
+def test_bad_options_are_named_before_anything_is_read(folder, changes, message, monkeypatch):
+    monkeypatch.setattr(sweep, "folder_counts", None)
+    monkeypatch.setattr(miou, "folder_confusions", None)
+    monkeypatch.chdir(folder)
     with pytest.raises((ValueError, OSError), match=message):
         run(**options(folder, **changes))
 

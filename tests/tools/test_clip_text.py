@@ -103,7 +103,7 @@ def test_features_match_transformers(tool, folder, model):
     """Two prompts: unit vectors, their mean, a unit vector again."""
     import torch
     reference, path = model
-    names, prompts = ("fox", "bird", "sky"), ("a clean origami {}.", "one {} with an owl")
+    names, prompts = ("fox", "bird", "sky"), ("a clean origami {}.", "one {} with {an owl")
     got = tool.features(str(path), str(folder), names, prompts=prompts)
     assert got.classes == names and got.words == ("fox", "bird avian", "sky")
     assert len(got.backgrounds) == 24 and "sky" not in got.backgrounds
@@ -112,7 +112,7 @@ def test_features_match_transformers(tool, folder, model):
     for row, word in zip(got.features_te, (*got.words, *got.backgrounds), strict=True):
         parts = []
         for prompt in prompts:
-            ids = torch.tensor([tokenize(prompt.format(word))["input_ids"]])
+            ids = torch.tensor([tokenize(prompt.replace("{}", word))["input_ids"]])
             with torch.no_grad():
                 v = reference.text_projection(reference.text_model(ids).pooler_output)[0]
             parts.append(v / v.norm())

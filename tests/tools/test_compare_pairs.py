@@ -68,6 +68,40 @@ def test_a_second_run_only_scores_and_other_settings_are_refused(sets):
         compare_pairs.run(named, **options(folder, quota='{"cat": 1, "dog": 1}'))
 
 
+def test_labels_made_anew_are_not_scored_with_the_old_selection(sets):
+    folder, named = sets
+    compare_pairs.run(named, **options(folder))
+    label_map.write(folder / "poor" / "03.png", np.zeros((12, 16), np.uint8))
+    with pytest.raises(ValueError, match="good--poor: its files were made with another second_lab"):
+        compare_pairs.run(named, **options(folder))
+
+
+def test_without_a_list_the_first_set_says_which_ids(sets):
+    """Labels that only later sets have are left out of every pair."""
+    folder, named = sets
+    for name in ("truth", "good"):
+        (folder / name / "11.png").unlink()
+    rows = compare_pairs.run(named, **options(folder))
+    assert len(rows) == 6
+    for first, second in itertools.permutations(named, 2):
+        summary = json.loads((folder / f"out/{first}--{second}/summary.json").read_text())
+        assert summary["images"] == 11
+
+
+@pytest.mark.parametrize("changes, complaint", [
+    ({"kind": "median"}, "--iou 'median' is unknown"),
+    ({"quota": "voc/93"}, "--quota 'voc/93' is unknown; did you mean 'voc/92'"),
+    ({"quota": "some"}, "--quota=some: want none, voc/92"),
+    ({"classes": "cityscapes"}, "--classes: class 0 of these 19 classes is 'road'"),
+])
+def test_flags_are_checked_before_anything_is_counted(sets, changes, complaint, monkeypatch):
+    folder, named = sets
+    monkeypatch.setattr(compare_pairs.miou, "folder_confusions", None)
+    with pytest.raises(ValueError, match=complaint):
+        compare_pairs.run(named, **options(folder, **changes))
+    assert not (folder / "out").exists()
+
+
 @pytest.mark.parametrize("text, complaint", [
     ("a=x", "names 1 label set"), ("a=x,a=y", "'a' stands twice"), ("a=x,b", "'b'; want NAME="),
     ("a/b=x,c=y", "want NAME=FOLDER"), ("", "names 0 label set"),

@@ -81,7 +81,8 @@ def same(got, want):
 
 
 def back(tool, arch, folder, out):
-    tool.convert(arch, str(folder / weights.FILE), str(out), to="torch")
+    report = tool.convert(arch, str(folder), str(out), to="torch")
+    assert report["source"]["hash"] == weights.fingerprint(folder / weights.FILE)
     state = torch.load(out / "model.pth", weights_only=True)
     return {n: x.numpy() for n, x in state.items()}
 

@@ -9,8 +9,9 @@ from wsssjax.core.constants import IGNORE
 
 
 def masked_xent(logits_bhwk, labels_bhw, keep_bhw):
-    """Pixel cross-entropy as (sum, count), two float32 scalars; the caller picks the divisor.
+    """Pixel cross-entropy as (sum, count), two scalars; the caller picks the divisor.
 
+    The sum is float32 or as wide as the logits, the count float32.
     logits_bhwk: any float dtype, raw scores.  labels_bhw: int32, IGNORE allowed.  keep_bhw: bool.
     """
     keep_bhw = keep_bhw & (labels_bhw != IGNORE)
@@ -29,7 +30,7 @@ def pixel_xent(logits_bhwk, labels_bhw):
 
 
 def ohem_xent(logits_bhwk, labels_bhw, threshold: float, min_kept: int):
-    """Cross-entropy of the hard pixels as (sum, count), two float32 scalars.
+    """Cross-entropy of the hard pixels as (sum, count), two scalars as of `masked_xent`.
 
     Hard is a labelled pixel whose true class has a probability of at most max(threshold, q), q
     being the min_kept-th smallest among all pixels, where ignored ones count as 1. With fewer than
@@ -65,9 +66,10 @@ def _kth_largest(x_n, k: int):
 
 
 def sigmoid_xent(logits_bk, targets_bk):
-    """Binary cross-entropy with logits as (sum, count) over all entries, two float32 scalars.
+    """Binary cross-entropy with logits as (sum, count) over all entries, two scalars.
 
-    logits_bk: any float dtype; wider ones are summed in their own.  targets_bk: float, 0..1.
+    The sum is float32 or as wide as the logits, the count float32.
+    logits_bk: any float dtype.  targets_bk: float, 0..1.
     """
     logits_bk = logits_bk.astype(jnp.promote_types(logits_bk.dtype, jnp.float32))
     targets_bk = targets_bk.astype(logits_bk.dtype)

@@ -59,7 +59,7 @@ class RandomScale:
         long = max(h, w)
         new_long = int(rng.integers(int(long * self.low), int(long * self.high), endpoint=True))
         new_h, new_w = (max(1, int(side * new_long / long + 0.5)) for side in (h, w))
-        return _resize(example, new_h, new_w, Image.Resampling.BILINEAR)
+        return resize(example, new_h, new_w, Image.Resampling.BILINEAR)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class ResizeLongSide:
         h, w = image_size(example)
         new_long = int(rng.integers(self.low, self.high, endpoint=True))
         new_h, new_w = (max(1, round(side * new_long / max(h, w))) for side in (h, w))
-        return _resize(example, new_h, new_w, Image.Resampling.BICUBIC)
+        return resize(example, new_h, new_w, Image.Resampling.BICUBIC)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class PadCrop:
         left = int(rng.integers(0, max(w - self.size, 0), endpoint=True))
         for key in present(example, IMAGE_KEYS):
             need_bytes("PadCrop", key, example[key])
-        return _window(example, self.size, (top, left), (0, 0), self.label_fill)
+        return window(example, self.size, (top, left), (0, 0), self.label_fill)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ class PasteCrop:
         offset = [int(rng.integers(0, abs(space), endpoint=True)) for space in room]
         source = tuple(o if space > 0 else 0 for o, space in zip(offset, room, strict=True))
         target = tuple(0 if space > 0 else o for o, space in zip(offset, room, strict=True))
-        return _window(example, self.size, source, target, IGNORE)
+        return window(example, self.size, source, target, IGNORE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -337,7 +337,8 @@ class Keep:
 # --------------------------------------------------------------------------------- helpers
 
 
-def _resize(example: Example, h: int, w: int, smooth: Image.Resampling) -> Example:
+def resize(example: Example, h: int, w: int, smooth: Image.Resampling) -> Example:
+    """Example of h x w: label and valid nearest, all else by `smooth`."""
     out = dict(example)
     for key in present(example, PIXEL_KEYS):
         array = example[key]
@@ -353,7 +354,7 @@ def _resize(example: Example, h: int, w: int, smooth: Image.Resampling) -> Examp
     return out
 
 
-def _window(example: Example, size: int, source, target, label_fill: int) -> Example:
+def window(example: Example, size: int, source, target, label_fill: int) -> Example:
     """Example cut to size x size: its pixel `source` (row, column) lands on pixel `target`."""
     h, w = image_size(example)
     rows = slice(source[0], min(source[0] + size, h))

@@ -7,7 +7,7 @@ from PIL import Image
 
 from wsssjax.core.constants import IGNORE
 from wsssjax.data.entries import IMAGE_KEYS, Example, image_size, present
-from wsssjax.data.transforms import _resize, _window
+from wsssjax.data.transforms import resize, window
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class ChooseScale:
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         factor = self.factors[rng.integers(len(self.factors))]
         h, w = (max(1, int(side * factor)) for side in image_size(example))
-        return _resize(example, h, w, Image.Resampling.BILINEAR)
+        return resize(example, h, w, Image.Resampling.BILINEAR)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,4 +47,4 @@ class CornerCrop:
                                  " Normalize (with this key) before CornerCrop")
         room = [max(side - self.size, 0) for side in image_size(example)]
         corner = tuple(int(rng.integers(0, space, endpoint=True)) for space in room)
-        return _window(example, self.size, corner, (0, 0), self.label_fill)
+        return window(example, self.size, corner, (0, 0), self.label_fill)

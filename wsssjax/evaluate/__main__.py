@@ -14,6 +14,8 @@ from wsssjax.evaluate import boundary, confusion_ratio, label_stats, miou, sweep
 
 METRICS = ("miou", "boundary", "confusion", "stats", "sweep")
 ABSENT = ("skip", "zero")
+FLAGS = {"sweep": ("cams", "thresholds", "stop"), "confusion": ("context", "context_classes")}
+STOP = "full"
 
 
 def _boundary(labels, truth, ids, class_names, label) -> dict:
@@ -37,12 +39,12 @@ def _confusion(labels, truth, ids, class_names, label, context, context_names) -
 
 def _sweep(cams, truth, ids, class_names, label, thresholds, stop, absent) -> dict:
     values_t = sweep.parse_thresholds(thresholds)
-    choose(sweep.STOPS, stop, "--stop")
     counts = sweep.folder_counts(cams, truth, ids, values_t, len(class_names), label)
     return sweep.scores(counts, values_t, class_names, stop=stop, absent=absent)
 
 
-def _check(names: Sequence[str], labels, cams, absent: str, context, context_classes) -> None:
+def _check(names: Sequence[str], labels, absent: str, flags: dict) -> None:
+    """ValueError for what has no meaning. flags: those of one metric, None where not given."""
     for name in names:
         if name not in METRICS:
             raise ValueError(f"--metrics: {name!r} is unknown; there are {', '.join(METRICS)}")
@@ -53,17 +55,26 @@ def _check(names: Sequence[str], labels, cams, absent: str, context, context_cla
     of_labels = [name for name in names if name != "sweep"]
     if of_labels and not labels:
         raise ValueError(f"--metrics={of_labels[0]}: needs --labels=DIR")
-    if "sweep" in names and not cams:
+    if "sweep" in names and not flags["cams"]:
         raise ValueError("--metrics=sweep: needs --cams=DIR")
-    if "confusion" in names and not (context and context_classes):
+    if "confusion" in names and not (flags["context"] and flags["context_classes"]):
         raise ValueError("--metrics=confusion: needs --context=DIR and --context_classes=FILE")
+    for metric, own in FLAGS.items():
+        given = [name for name in own if flags[name] is not None]
+        if given and metric not in names:
+            raise ValueError(f"--{given[0]}: is for {metric}; add it to "
+                             f"--metrics={','.join(names)}, or leave the flag out")
+    if flags["thresholds"] is not None:
+        sweep.parse_thresholds(flags["thresholds"])
+    if flags["stop"] is not None:
+        choose(sweep.STOPS, flags["stop"], "--stop")
 
 
 def run(*, truth: str, labels: str | None = None, cams: str | None = None,
         ids: str | Sequence[str] | None = None, metrics_wanted: Sequence[str] = ("miou",),
         classes: str = "voc", absent: str = "skip", context: str | None = None,
-        context_classes: str | None = None, thresholds: str = sweep.THRESHOLDS,
-        stop: str = "full", progress: bool = True) -> dict:
+        context_classes: str | None = None, thresholds: str | None = None,
+        stop: str | None = None, progress: bool = True) -> dict:
     """Scores of a folder of label maps or CAM files, fractions 0..1, as one dict without paths.
 
     labels, truth, context: folders of label maps.  cams: folder of CAM files, for "sweep".
@@ -71,10 +82,16 @@ def run(*, truth: str, labels: str | None = None, cams: str | None = None,
     metrics_wanted: of "miou" (adds "miou", "iou", "absent", "accuracy", "precision", "recall"),
     "boundary", "confusion", "stats" and "sweep" (each adds its own key).  absent: "skip" leaves
     classes out that are in neither map and names them; "zero" counts them as 0.
-    thresholds, stop: see `sweep.parse_thresholds` and `sweep.STOPS`.
+    thresholds, stop: see `sweep.parse_thresholds` and `sweep.STOPS`; of "sweep", as cams is, and
+    refused without it.
     """
-    _check(metrics_wanted, labels, cams, absent, context, context_classes)
+    _check(metrics_wanted, labels, absent, {
+        "cams": cams, "thresholds": thresholds, "stop": stop, "context": context,
+        "context_classes": context_classes})
     class_names = read_class_names(classes)
+    context_names = read_class_names(context_classes) if context_classes else ()
+    if "sweep" in metrics_wanted:
+        need_background(class_names, "--metrics=sweep")
     wanted = files.read_ids(ids) if isinstance(ids, str) else ids
     names = miou.scored_ids(labels, truth, wanted) if labels else wanted
     if "sweep" in metrics_wanted:
@@ -92,12 +109,10 @@ def run(*, truth: str, labels: str | None = None, cams: str | None = None,
                                        "boundaries" if progress else "")
     if "confusion" in metrics_wanted:
         result["confusion"] = _confusion(labels, truth, names, class_names,
-                                         "context" if progress else "", context,
-                                         read_class_names(context_classes))
+                                         "context" if progress else "", context, context_names)
     if "sweep" in metrics_wanted:
-        need_background(class_names, "--metrics=sweep")
         result["sweep"] = _sweep(cams, truth, names, class_names, "sweep" if progress else "",
-                                 thresholds, stop, absent)
+                                 thresholds or sweep.THRESHOLDS, stop or STOP, absent)
     return result
 
 
@@ -115,10 +130,10 @@ def parser() -> argparse.ArgumentParser:
     add("--ids", metavar="LIST", help="text file, one id a line (default: all of --labels, or of "
         "--cams)")
     add("--metrics", help=f"of {','.join(METRICS)} (default miou; sweep with --cams alone)")
-    add("--thresholds", default=sweep.THRESHOLDS, metavar="A:B:STEP", help="sweep: scores of the "
+    add("--thresholds", metavar="A:B:STEP", help="sweep: scores of the "
         f"background, a pixel is a class above it (default {sweep.THRESHOLDS})")
-    add("--stop", default="full", help="sweep: which thresholds the best one is chosen from, "
-        f"{', '.join(sweep.STOPS)} (default full)")
+    add("--stop", help="sweep: which thresholds the best one is chosen from, "
+        f"{', '.join(sweep.STOPS)} (default {STOP})")
     add("--context", metavar="DIR", help="folder of context label maps, for confusion")
     add("--context_classes", metavar="FILE", help="names of the context classes, 0 first")
     add("--classes", default="voc", help="voc, coco, cityscapes, ade20k, or a "
