@@ -247,6 +247,11 @@ def config(**changes):
     ({"decoder": "deeplab"}, "config.model.decoder 'deeplab' is unknown; did you mean 'deeplabv3p"),
     ({"decoder": "largefov"}, r"config.model.head_dilations=\(2, 3\): decoder 'largefov' has one"),
     ({"decoder": "resnet38_head"}, r"head_dilations=\(2, 3\): decoder 'resnet38_head' has one"),
+    ({"decoder": "deeplabv3plus", "head_norm": "bach"}, "config.model.head_norm 'bach' is unknown; "
+                                                        "did you mean 'batch'"),
+    ({"head_width": -1}, "config.model.head_width=-1: decoder 'aspp' wants 0 or more"),
+    *(({"decoder": name, "head_width": 0}, f"head_width=0: decoder '{name}' wants 1 or more")
+      for name in ("deeplabv3plus", "dpt", "resnet38_head")),
 ])
 def test_decoders_that_cannot_be(changes, message):
     with pytest.raises(ValueError, match=message):

@@ -47,6 +47,17 @@ def in_one_batch(images):
     return np.stack(whole), np.int32([x.shape[:2] for x in images])
 
 
+def test_a_mean_in_bfloat16_is_that_in_float32_rounded():
+    """The pixels of a photo are too many to be counted in bfloat16."""
+    x_bhwc = np.random.default_rng(0).uniform(1, 2, (3, *WHOLE, 4)).astype(jnp.bfloat16)
+    with padded.inside(jnp.int32(SIZES), WHOLE):
+        got = padded.mean(jnp.asarray(x_bhwc))
+    assert got.dtype == jnp.bfloat16 and got.shape == (3, 1, 1, 4)
+    for row, (h, w) in enumerate(SIZES):
+        want = x_bhwc[row, :h, :w].astype(np.float32).mean((0, 1)).astype(jnp.bfloat16)
+        np.testing.assert_array_equal(got[row, 0, 0].astype(np.float32), want.astype(np.float32))
+
+
 def test_padded_photos_equal_each_photo_alone(network):
     image_bhwc, size_b2 = in_one_batch(photos())
 

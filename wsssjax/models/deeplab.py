@@ -58,7 +58,7 @@ class Aspp(nn.Module):
             else:
                 x = self._conv(taps[-1], self.num_classes, f"c{index}", 3, dilation)
             total = total + _wide(x)
-        return _at(total, size_hw)
+        return _enlarged(total, size_hw)
 
     def _conv(self, x, width, name, size=1, dilation=1):
         return layers.TorchConv(width, size, dtype=self.dtype, dilation=dilation,
@@ -85,7 +85,7 @@ class ResNet38Head(nn.Module):
                                     kernel_init=_xavier, name=name)(x)
 
         x = conv(nn.relu(conv(taps[-1], self.width, "fc8")), self.num_classes, "fc9")
-        return _at(_wide(x), size_hw)
+        return _enlarged(_wide(x), size_hw)
 
 
 class DeepLabV3Plus(nn.Module):
@@ -138,7 +138,7 @@ class DeepLabV3Plus(nn.Module):
         x = drop(block(x, "fuse1", width, 3), 0.5)
         x = drop(block(x, "fuse2", width, 3), 0.1)
         logits = conv(x, "classifier", self.num_classes, 3)
-        return _at(_wide(logits), size_hw)
+        return _enlarged(_wide(logits), size_hw)
 
 
 def _wide(x):
@@ -146,7 +146,7 @@ def _wide(x):
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _at(logits_bpqk, size_hw):
+def _enlarged(logits_bpqk, size_hw):
     return logits_bpqk if size_hw is None else resize_half_pixel(logits_bpqk, size_hw)
 
 
@@ -155,7 +155,7 @@ def _xavier(key, shape, dtype=jnp.float32):
     return layers.uniform((6 / fan) ** 0.5)(key, shape, dtype)
 
 
-def one(dilations: Sequence[int], decoder: str) -> int:
+def only_dilation(dilations: Sequence[int], decoder: str) -> int:
     """The only dilation of a head that has one."""
     if len(dilations) != 1:
         raise ValueError(f"config.model.head_dilations={tuple(dilations)}: decoder {decoder!r} has "

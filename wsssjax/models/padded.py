@@ -97,8 +97,9 @@ def mean(x_bhwc):
     own_b2 = own_size(x_bhwc.shape[1:3])
     if own_b2 is None:
         return x_bhwc.mean((1, 2), keepdims=True)
-    total = mask(x_bhwc, *_photos.get()).sum((1, 2), keepdims=True)
-    return total / own_b2.prod(1).astype(x_bhwc.dtype)[:, None, None, None]
+    wide = jnp.promote_types(x_bhwc.dtype, jnp.float32)  # bfloat16 counts to 256
+    total = mask(x_bhwc, *_photos.get()).sum((1, 2), keepdims=True, dtype=wide)
+    return (total / own_b2.prod(1)[:, None, None, None]).astype(x_bhwc.dtype)
 
 
 def resize(x_bhwc, size_hw: tuple[int, int]):

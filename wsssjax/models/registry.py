@@ -26,6 +26,7 @@ from wsssjax.models import (
     deeplab,
     dpt,
     efficientnet_lite,
+    norms,
     recognise,
     resnet,
     resnet38,
@@ -93,7 +94,7 @@ def _dpt(config, classes, backbone, dtype):
 
 
 def _largefov(config, classes, backbone, dtype):
-    deeplab.one(config.head_dilations, "largefov")
+    deeplab.only_dilation(config.head_dilations, "largefov")
     return _aspp(config, classes, backbone, dtype)
 
 
@@ -104,10 +105,12 @@ def _aspp(config, classes, backbone, dtype):
 
 def _resnet38_head(config, classes, backbone, dtype):
     return deeplab.ResNet38Head(classes, config.head_width,
-                                deeplab.one(config.head_dilations, "resnet38_head"), dtype)
+                                deeplab.only_dilation(config.head_dilations, "resnet38_head"),
+                                dtype)
 
 
 def _deeplabv3plus(config, classes, backbone, dtype):
+    choose(dict.fromkeys(norms.MODES), config.head_norm, "config.model.head_norm")
     return deeplab.DeepLabV3Plus(classes, tuple(config.head_dilations), config.head_width,
                                  norm=config.head_norm, dropout=config.head_dropout, dtype=dtype)
 
@@ -140,6 +143,10 @@ def build_classifier(config: Any, num_outputs: int, *, pool: str = "mean",
 def build_segmenter(config: Any, num_classes: int) -> Segmenter:
     """The decoder of config.model on its encoder."""
     build_head = choose(DECODERS, config.decoder, "config.model.decoder")
+    least = 0 if config.decoder in ("aspp", "largefov") else 1
+    if config.head_width < least:
+        raise ValueError(f"config.model.head_width={config.head_width}: decoder "
+                         f"{config.decoder!r} wants {least} or more")
     backbone = build_encoder(config)
     if config.decoder == "resnet38_head" and isinstance(backbone, resnet38.ResNet38):
         backbone = backbone.clone(freeze_below="b2")  # conv1a alone, as published
