@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from wsssjax.core import cli, files
-from wsssjax.select import quota
+from wsssjax.select import blocks, quota
 from wsssjax.select.names import pool_ids  # noqa: F401, for tools that choose from a pool
 from wsssjax.select.run import run
 
@@ -32,7 +32,16 @@ def parser() -> argparse.ArgumentParser:
     add("--min_area", type=int, default=1, metavar="PIXELS",
         help="smaller classes of a pool label do not count as present (default 1)")
     add("--tags", metavar="CSV", help="id,tags; for --classes_from=tags")
+    add("--out_labels", metavar="HOW", help="copy or link the selected labels into OUT/labels")
     add("--json", metavar="PATH", help="write the summary here too")
+    add = p.add_argument_group("many images").add_argument
+    add("--shard", metavar="i/n", help="only score the i-th of n parts (i from 0) into OUT/scores")
+    add("--merge_shards", metavar="OUT1,OUT2,…", help="take the scores of all parts "
+        "from these folders and select; nothing is scored")
+    add("--executor", default="threads", help="threads of this machine (default), or ray: the "
+        "cluster at RAY_ADDRESS, else one on this machine")
+    add("--block", type=int, default=blocks.BLOCK, metavar="N",
+        help=f"images a score file, what a cluster shares out (default {blocks.BLOCK})")
     add("--out", required=True, metavar="O", help="folder for selection.parquet, labeled.txt, "
         "unlabeled.txt and summary.json")
     return p
@@ -61,7 +70,15 @@ def main(arguments: list[str]) -> None:
     """Runs the command."""
     args = vars(parser().parse_args(arguments))
     to_json = args.pop("json")
+    if args["merge_shards"] is not None:
+        args["merge_shards"] = [f for f in args["merge_shards"].split(",") if f]
     summary = run(quota_spec=args.pop("quota"), kind=args.pop("iou"), **args)
+    if args["shard"]:
+        if to_json:
+            files.write_json(to_json, summary)
+        print(f"shard {summary['shard']}: {summary['blocks']} of {summary['of']} blocks are scored "
+              f"in {args['out']}; when all parts are, select with --merge_shards=OUT1,OUT2,…")
+        return
     for warning in summary["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     if to_json:

@@ -49,7 +49,7 @@ def _summary(selection: greedy.Selection, found: blocks.Columns, quota_k, class_
     }
 
 
-def _check(options: dict) -> None:
+def _check(options: dict, shard, merge_shards, executor, block, out_labels) -> None:
     for name, words in (("pool", ("first", "second")), ("classes_from", ("pool", "tags"))):
         if options[name] not in words:
             raise ValueError(f"--{name}={options[name]}: want {' or '.join(words)}")
@@ -59,17 +59,31 @@ def _check(options: dict) -> None:
         raise ValueError(f"--min_area={options['min_area']}: want 1 pixel or more")
     if options["iou"] not in iou.SCORES:
         raise ValueError(f"--iou={options['iou']}: want one of {', '.join(iou.SCORES)}")
+    cluster.check(executor)
+    if shard is not None:
+        cluster.shard(shard)
+    if shard and merge_shards is not None:
+        raise ValueError("--shard, --merge_shards: one scores, the other joins; give one of them")
+    if isinstance(merge_shards, str):
+        raise ValueError(f"merge_shards={merge_shards!r}: want a list of folders")
+    if block < 1:
+        raise ValueError(f"--block={block}: want 1 id a score file, or more")
+    if out_labels not in (None, *store.GATHER):
+        raise ValueError(f"--out_labels={out_labels}: want {' or '.join(store.GATHER)}")
 
 
-def _warnings(found: blocks.Columns, words_nw, quota_k, class_names) -> list[str]:
+def _warnings(first, second, found: blocks.Columns, quota_k, class_names) -> list[str]:
     """What a person should know before trusting the result."""
     told = []
+    if pathlib.Path(first).resolve() == pathlib.Path(second).resolve():
+        told.append("--first and --second are the same folder: that its labels agree with "
+                    "themselves says nothing about them")
     if found.open.any():
         told.append(f"{np.count_nonzero(found.open)} of {len(found.open)} pairs have no pixel that "
                     "both maps name (255 everywhere); they are never selected")
     never = [] if quota_k is None else [
         name for c, name in enumerate(class_names)
-        if quota_k[c] and not greedy.has(words_nw, c).any()]
+        if quota_k[c] and not greedy.has(found.words, c).any()]
     if never:
         told.append(f"no image holds {', '.join(never)}, of which the quota wants some")
     return told
@@ -79,34 +93,43 @@ def run(*, first: str, second: str, out: str, quota_spec: str, pool: str = "seco
         ids: str | None = None, kind: str = "foreground", min_iou: float | None = None,
         images: str | None = None, classes: str = "voc", classes_from: str = "pool",
         min_area: int = 1, tags: str | None = None, num_threads: int | None = None,
-        shard: str | None = None, merge_shards: Sequence[str] = (), executor: str = "threads",
-        block: int = blocks.BLOCK, out_labels: str | None = None,
+        shard: str | None = None, merge_shards: Sequence[str] | None = None,
+        executor: str = "threads", block: int = blocks.BLOCK, out_labels: str | None = None,
         score: Callable[[blocks.Blocks, blocks.Columns], np.ndarray] | None = None,
         signals: stream.Signals | None = None) -> dict:
     """Compares two label sets, selects, writes the selection's files, and returns its summary.
 
     quota_spec: see `quota.read_quota`.  kind: see `iou.image_iou`.  ids: list file.  min_area:
-    pixels below which a class does not count as present in the pool's label.  shard: "i/n" only
-    scores its part of the blocks and returns {"shard", "blocks", "of", "images"}.  merge_shards:
-    folders of all shards, from which everything is taken.  block: ids a score file.  out_labels:
-    "copy" or "link" the selected labels into `<out>/labels`.  score: (blocks, columns) → float64
-    [n], what the images are ranked by; None is the IoU.  signals: see `stream.Signals`.
+    pixels below which a class does not count as present in the pool's label.  shard: "i/n" scores
+    its part of the blocks, no more, and returns {"shard", "blocks", "of"}.  merge_shards: folders
+    of all shards, whose scores are taken.  block: ids a score file.  out_labels: "copy" or "link"
+    gathers the selected labels in `<out>/labels`.  score: (blocks, columns) → float64 [n], by which
+    the images are ranked; None is their IoU.  signals: see `stream.Signals`.
     """
     options = {"pool": pool, "iou": kind, "min_iou": min_iou, "classes_from": classes_from,
                "min_area": min_area}
-    _check(options)
-    cluster.check(executor)
+    _check(options, shard, merge_shards, executor, block, out_labels)
     if classes_from == "tags" and not tags:
         raise ValueError("--classes_from=tags: needs --tags=CSV")
     class_names = need_background(read_class_names(classes), "select")
     quota_k = quota.read_quota(quota_spec, class_names)
     wanted, warnings = names.choosable(first, second, pool, ids)
-    lines = store.Lines(wanted, images, second if pool == "second" else first)
+    labels = second if pool == "second" else first
+    gathered = pathlib.Path(out) / store.LABELS if out_labels else None
+    if gathered:
+        files.outside(gathered, "--out_labels", first=first, second=second)
+    lines = store.Lines(wanted, images, labels, gathered)
     words_nw = _tag_words(tags, wanted, class_names) if classes_from == "tags" else None
     job = stream.Job(first, second, len(class_names), pool, signals)
     files.sweep(out)
-    scored = stream.score(job, wanted, out, block=block, executor=executor,
-                          num_threads=num_threads)
+    if merge_shards is not None:
+        scored = stream.merge(job, wanted, merge_shards, block=block)
+    else:
+        scored = stream.score(job, wanted, out, shard=shard or "0/1", block=block,
+                              executor=executor, num_threads=num_threads)
+    if shard:
+        return {"shard": shard, "blocks": len(scored.paths),
+                "of": blocks.count_of(wanted, block)}
     found = blocks.columns(scored, kind, min_area)
     if words_nw is not None:
         found = found._replace(words=words_nw)
@@ -115,10 +138,12 @@ def run(*, first: str, second: str, out: str, quota_spec: str, pool: str = "seco
         score_n, found.words, quota_k, num_classes=len(class_names) - 1, empty_n=found.empty,
         below_n=None if min_iou is None else ~(found.iou > min_iou))
     foreground = class_names[BACKGROUND + 1:]
-    warnings += _warnings(found, found.words, quota_k, foreground)
+    warnings += _warnings(first, second, found, quota_k, foreground)
     # Without its summary a result is not whole: nobody must take the old one for that of new lists.
     (pathlib.Path(out) / SUMMARY).unlink(missing_ok=True)
     store.write_table(out, store.tables(scored, found, score_n, selection, foreground), foreground)
+    if gathered:
+        store.gather(labels, gathered, wanted.filter(pa.array(selection.selected)), out_labels)
     lines.write(out, selection.selected)
     summary = _summary(selection, found, quota_k, foreground, options, warnings)
     files.write_json(pathlib.Path(out) / SUMMARY, summary)

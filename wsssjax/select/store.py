@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from wsssjax.core import files
+from wsssjax.core import files, threads
 from wsssjax.core.constants import BACKGROUND
 from wsssjax.select import blocks, greedy, iou
 
 TABLE, LABELED, UNLABELED = "selection.parquet", "labeled.txt", "unlabeled.txt"
 LABELS = "labels"  # folder of the trusted labels, where they are gathered
+GATHER = ("copy", "link")  # how
 GROUP = 1 << 16  # rows of a row group
 REPEATED = ["reason", "classes.list.element", "filled.list.element"]  # columns of few values
 
@@ -148,6 +149,34 @@ class Lines:
                     *self._columns(start, start + GROUP, selected), " ")
                 for file, mask in ((yes, selected), (no, pc.invert(selected))):
                     file.write("".join(f"{t}\n" for t in lines.filter(mask).to_pylist()).encode())
+
+
+def gather(labels, out, names: pa.StringArray, how: str) -> None:
+    """Fills the folder `out` with the label maps of these ids, and removes what else lies there.
+
+    how: "copy", or "link" for symbolic links to the files as they are.
+    """
+    out = pathlib.Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    ids = names.to_pylist()
+    wanted = {f"{name}.png" for name in ids}
+    for path in out.iterdir():
+        if path.name not in wanted and path.suffix == ".png":
+            path.unlink()
+
+    def put(name):
+        source, path = pathlib.Path(labels).resolve() / f"{name}.png", out / f"{name}.png"
+        if how == "copy":
+            if path.is_symlink() or not files.newer([path], [source]):
+                data = source.read_bytes()
+                with files.atomic(path) as file:
+                    file.write(data)
+        elif not path.is_symlink() or path.readlink() != source:
+            path.unlink(missing_ok=True)
+            path.symlink_to(source)
+
+    for _ in threads.each(put, ids):
+        pass
 
 
 def _path(folder, names: pa.StringArray, suffix: str):
