@@ -1,16 +1,21 @@
 """A small run folder made of noise: every part that a report can show, with numbers of its own."""
 
+import importlib.util
 import json
 import pathlib
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 import pytest
 from PIL import Image
 
 from wsssjax.core import files
 from wsssjax.data import label_map
+
+_SPEC = importlib.util.spec_from_file_location(
+    "selections", pathlib.Path(__file__).with_name("selections.py"))
+selections = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(selections)
+
 
 CLASSES = ["background", "train", "boat", "kite"]
 IDS = [f"img_{i}" for i in range(6)]
@@ -69,10 +74,10 @@ def fill(folder: pathlib.Path, results: dict) -> pathlib.Path:
     files.write_json(folder / "evaluate" / "gallery.json", {
         "image_root": "photos", "truth_root": str(folder / "truth"),
         "best": IDS[:2], "borderline": IDS[2:4], "worst": IDS[4:]})
-    (folder / "select").mkdir()
-    pyarrow.parquet.write_table(pyarrow.table({
-        "id": IDS, "iou": [0.95, 0.9, 0.7, 0.6, 0.2, 0.0], "rank": list(range(1, 7)),
-        "selected": [True] * 3 + [False] * 3}), folder / "select" / "selection.parquet")
+    selections.write(folder / "select", [
+        (name, iou, ["train"], "quota" if i < 3 else "full", ["train"] if i < 3 else [])
+        for i, (name, iou) in enumerate(zip(IDS, (0.95, 0.9, 0.7, 0.6, 0.2, 0.0), strict=True))
+    ], {"train": 3, "boat": 0, "kite": 0})
     before = {}
     for number, step in enumerate(STEPS):
         files.write_json(folder / step / "config.json", {"step": step, "number": number})
@@ -99,3 +104,9 @@ def run_folder(tmp_path, results) -> pathlib.Path:
     folder = tmp_path / "run"
     folder.mkdir()
     return fill(folder, results)
+
+
+@pytest.fixture
+def selection_files():
+    """The module that writes selections made by hand."""
+    return selections

@@ -2,6 +2,7 @@
 
 import base64
 import configparser
+import hashlib
 import html.parser
 import io
 import json
@@ -18,7 +19,7 @@ from PIL import Image
 from wsssjax.core import files
 from wsssjax.data import label_map
 from wsssjax.report import __main__ as command
-from wsssjax.report import gallery, page, read
+from wsssjax.report import gallery, images, read_run, run_page
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 HOSTILE = ('<script>alert(1)</script>', '"><img src=http://evil.example/x>', "{{ 7*7 }}&amp;",
@@ -31,7 +32,7 @@ class Page(html.parser.HTMLParser):
     def __init__(self, text: str):
         super().__init__(convert_charrefs=True)
         self.open, self.tags, self.attributes, self.tables = [], [], [], {}
-        self.words, self.styles, self._table, self._cell = [], [], None, None
+        self.words, self.styles, self.script, self._table = [], [], "", None
         self.feed(text)
         self.close()
         assert self.open == []
@@ -56,6 +57,9 @@ class Page(html.parser.HTMLParser):
         assert self.open and self.open.pop() == tag, (tag, self.getpos())
 
     def handle_data(self, data):
+        if self.open[-1:] == ["script"]:
+            self.script = data  # the last one is run, those before it are data
+            return
         (self.styles if self.open[-1:] == ["style"] else self.words).append(data)
         if self.open and {"td", "th"} & set(self.open):
             self._table[-1][-1] += data
@@ -70,7 +74,10 @@ def made(folder) -> Page:
 
 def test_page_is_well_formed_and_closed_to_the_network(run_folder):
     seen = made(run_folder)
-    assert not {"script", "link", "iframe", "object", "base", "form"} & set(seen.tags)
+    assert not {"link", "iframe", "object", "base"} & set(seen.tags)
+    assert seen.tags.count("script") == 2 and "action" not in [n for _, n, _ in seen.attributes]
+    digest = base64.b64encode(hashlib.sha256(seen.script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in " ".join(v or "" for v in seen.values("content"))
     assert all(value.startswith("data:image/") for value in seen.values("src"))
     assert all(value.startswith("#") for value in seen.values("href"))
     urls = re.findall(r"url\((.{5})", " ".join(seen.styles + seen.values("style")))
@@ -149,7 +156,7 @@ def test_hostile_names_are_shown_not_run(run_folder, results):
         json.dumps({"step": 1, f"train/{HOSTILE[0]}": 1.0}) + "\n")
     files.write_json(run_folder / "config.json", {"</pre><script>": HOSTILE[1]})
     seen = made(run_folder)
-    assert "script" not in seen.tags and seen.tags.count("img") == 4 * 6
+    assert seen.tags.count("script") == 2 and seen.tags.count("img") == 4 * 6
     assert not any("evil" in value for name in ("src", "href", "style")
                    for value in seen.values(name))
     words = " ".join(seen.words)
@@ -162,7 +169,7 @@ def test_same_run_gives_same_bytes_in_another_process(run_folder):
     done = subprocess.run(
         [sys.executable, "-m", "wsssjax.report", f"--run={run_folder}"], capture_output=True,
         text=True, env=os.environ | {"PYTHONHASHSEED": "12345"}, check=True,
-        cwd=pathlib.Path(page.__file__).parents[2])
+        cwd=pathlib.Path(run_page.__file__).parents[2])
     assert done.stdout.split() == [str(run_folder / "report.html")] and not done.stderr
     assert (run_folder / "report.html").read_bytes() == first
 
@@ -216,7 +223,6 @@ def test_single_training_is_a_run_of_one_step(tmp_path):
 
 
 def test_gallery_scores_equal_brute_force(run_folder):
-    names = tuple(str(i) for i in range(4))
     for name in ("img_0", "img_5"):
         label = label_map.read(run_folder / "labels_a" / f"{name}.png", 4)
         truth = label_map.read(run_folder / "truth" / f"{name}.png", 4).copy()
@@ -227,13 +233,13 @@ def test_gallery_scores_equal_brute_force(run_folder):
             either = sum(int(b != 255 and k in (a, b))
                          for a, b in zip(label.flat, truth.flat, strict=True))
             ious += [both / either] if either else []
-        assert gallery.quality(label, truth, names) == pytest.approx(np.mean(ious), abs=1e-12)
-    assert gallery.quality(np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8), names) is None
-    assert gallery.quality(np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8), names) is None
+        assert images.quality(label, truth, 4) == pytest.approx(np.mean(ious), abs=1e-12)
+    assert images.quality(np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8), 4) is None
+    assert images.quality(np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8), 4) is None
 
 
 def test_gallery_shows_the_files_pixels(run_folder):
-    row = gallery.build(read.read_run(run_folder))[0].rows[0]
+    row = gallery.build(read_run.read_run(run_folder))[0].rows[0]
     assert row.note == "IoU of the pair 0.950, rank 1, selected"
     assert [tile.name for tile in row.tiles] == ["A", "B", "B+", "truth"]
     data = base64.b64decode(row.tiles[3].uri.partition(",")[2])
@@ -274,7 +280,8 @@ def test_full_page_of_real_photos_stays_small(run_folder, shared):
 
 
 def test_colours_can_be_read_in_both_themes():
-    source = pathlib.Path(page.__file__).with_name("page.html.j2").read_text()
+    templates = pathlib.Path(run_page.__file__).with_name("templates")
+    source = (templates / "style.css").read_text()
 
     def luminance(color):
         if len(color) == 4:
@@ -296,10 +303,10 @@ def test_colours_can_be_read_in_both_themes():
 
 
 def test_template_is_packaged():
-    setup = pathlib.Path(page.__file__).parents[2] / "setup.cfg"
+    setup = pathlib.Path(run_page.__file__).parents[2] / "setup.cfg"
     config = configparser.ConfigParser()
     config.read(setup)
     listed = config["options.package_data"]["wsssjax.report"].split()
-    beside = [p.name for p in pathlib.Path(page.__file__).parent.iterdir()
-              if p.is_file() and p.suffix != ".py"]
-    assert sorted(listed) == sorted(beside)
+    beside = [p for p in pathlib.Path(run_page.__file__).parent.rglob("*")
+              if p.is_file() and p.suffix not in (".py", ".pyc")]
+    assert listed == ["templates/*"] and {p.parent.name for p in beside} == {"templates"}

@@ -9,7 +9,7 @@ import pytest
 
 from wsssjax.core import cli, files
 from wsssjax.report import __main__ as command
-from wsssjax.report import read
+from wsssjax.report import read_run
 
 
 def fails(monkeypatch, capsys, *arguments) -> tuple[int, str]:
@@ -66,7 +66,7 @@ def test_broken_files_are_named_in_one_line(run_folder, monkeypatch, capsys, nam
 def test_wrong_types_in_results_are_named(run_folder, results, where, value, said):
     (run_folder / "results.json").write_text(json.dumps(results | {where: value}))
     with pytest.raises(ValueError) as caught:
-        read.read_run(run_folder)
+        read_run.read_run(run_folder)
     assert f"results.json: {said}" in str(caught.value) and "\n" not in str(caught.value)
     assert len(str(caught.value)) < len(str(run_folder)) + 150
 
@@ -101,7 +101,7 @@ def test_steps_follow_their_inputs_even_in_a_circle(tmp_path):
               "e": {"d": "x"}}
     for name, before in inputs.items():
         files.write_json(tmp_path / name / "manifest.json", {"inputs": before})
-    names = [step.name for step in read.read_run(tmp_path).steps]
+    names = [step.name for step in read_run.read_run(tmp_path).steps]
     assert names[:3] == ["b", "c", "a"] and set(names[3:]) == {"d", "e"}
 
 

@@ -8,7 +8,7 @@ import pytest
 from wsssjax.core import files
 from wsssjax.evaluate import sweep
 from wsssjax.report import __main__ as command
-from wsssjax.report import read
+from wsssjax.report import read_run
 
 NAMES = ("background", "cat", "dog")
 
@@ -75,5 +75,5 @@ def test_broken_sweeps_are_named(tmp_path, spoil, said):
     value["sweep"]["fp"][-1] = 0.5
     files.write_json(tmp_path / "cams" / "sweep.json", spoil(value))
     with pytest.raises(ValueError, match=f"cams/sweep.json: {said}") as caught:
-        read.read_run(tmp_path)
+        read_run.read_run(tmp_path)
     assert "\n" not in str(caught.value)

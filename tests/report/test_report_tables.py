@@ -8,7 +8,7 @@ import rich.console
 from PIL import Image
 
 from wsssjax.data import label_map
-from wsssjax.report import figures, tables
+from wsssjax.report import figures, strip, tables
 
 
 def printed(results) -> str:
@@ -91,8 +91,8 @@ def test_strip_lays_photos_and_maps_side_by_side():
     label_hw = np.full((30, 40), 2, np.uint8)
     tall_hw3 = np.full((80, 20, 3), 90, np.uint8)
     rows = [[photo_hw3, label_hw], [tall_hw3, np.zeros((80, 20), np.uint8)]]
-    data = figures.strip(rows, ["image", "A"], cell_hw=(60, 80), gap=4)
-    assert data == figures.strip(rows, ["image", "A"], cell_hw=(60, 80), gap=4)
+    data = strip.strip(rows, ["image", "A"], cell_hw=(60, 80), gap=4)
+    assert data == strip.strip(rows, ["image", "A"], cell_hw=(60, 80), gap=4)
     image_hw3 = np.asarray(Image.open(io.BytesIO(data)))
     assert image_hw3.shape == (16 + 2 * 60 + 4, 2 * 80 + 4, 3)
     np.testing.assert_array_equal(image_hw3[46, 40], 200)  # the middle of each cell
@@ -101,7 +101,7 @@ def test_strip_lays_photos_and_maps_side_by_side():
     np.testing.assert_array_equal(image_hw3[110, 40], 90)
     np.testing.assert_array_equal(image_hw3[110, 124], 90)  # background is the bare photo
     np.testing.assert_array_equal(image_hw3[110, 2], 255)  # a tall photo leaves white at its sides
-    beside = Image.open(io.BytesIO(figures.strip(
+    beside = Image.open(io.BytesIO(strip.strip(
         rows, ["image", "A"], cell_hw=(60, 80), gap=4, beside=2)))
     assert beside.height == 16 + 60 and beside.width > 2 * image_hw3.shape[1]
 
@@ -109,6 +109,6 @@ def test_strip_lays_photos_and_maps_side_by_side():
 def test_strip_refuses_rows_that_do_not_fit_their_heads():
     photo_hw3 = np.zeros((4, 4, 3), np.uint8)
     with pytest.raises(ValueError, match="row 1 has 1 pictures"):
-        figures.strip([[photo_hw3]], ["image", "A"])
+        strip.strip([[photo_hw3]], ["image", "A"])
     with pytest.raises(ValueError, match="0 rows"):
-        figures.strip([], ["image"])
+        strip.strip([], ["image"])

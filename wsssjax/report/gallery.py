@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wsssjax.core import files, metrics
+from wsssjax.core import files
 from wsssjax.core.constants import BACKGROUND, IGNORE
 from wsssjax.data import label_map, photos
-from wsssjax.report import figures, tables
-from wsssjax.report.read import Run
+from wsssjax.report import figures, images, tables
+from wsssjax.report.read_run import Run
 
 SIDE = 320  # pixels; longer side of a picture in the page
 PER_GROUP = 12  # pictures weigh: more ids than these are left out, and the page says so
@@ -60,16 +60,6 @@ def build(run: Run) -> list[Group]:
     return groups
 
 
-def quality(label_hw: np.ndarray, truth_hw: np.ndarray, names: tuple[str, ...]) -> float | None:
-    """Mean IoU over the foreground classes in either map; None without any, or at unequal sizes."""
-    if label_hw.shape != truth_hw.shape:
-        return None
-    counts = metrics.confusion(label_hw, truth_hw, len(names))
-    iou = metrics.scores(counts, range(len(names)))["iou"]
-    iou.pop(BACKGROUND, None)
-    return float(np.mean(list(iou.values()))) if iou else None
-
-
 def _row(run: Run, name: str) -> Row:
     names = tuple(run.results.get("classes") or (str(i) for i in range(IGNORE)))
     photo_hw3, seen, tiles = _photo(run, name), set(), []
@@ -85,7 +75,7 @@ def _row(run: Run, name: str) -> Row:
         present = [int(v) for v in np.unique(label_hw) if v != BACKGROUND]
         seen.update(present)
         scored = key != "truth" and truth_hw is not None
-        score = quality(label_hw, truth_hw, names) if scored else None
+        score = images.quality(label_hw, truth_hw, len(names)) if scored else None
         words = ", ".join(_class(v, names) for v in present) or "background only"
         tiles.append(Tile(key, figures.label_uri(label_hw, size_hw),
                           "" if score is None else tables.percent(score),

@@ -1,33 +1,36 @@
-"""report.html: one run as one file that needs no network, no script and no other file."""
+"""report.html of a run: its steps, label sets, selection, pictures, segmenters and curves."""
 
 from __future__ import annotations
 
-import importlib.resources
 import json
-import re
 
-import jinja2
-import markupsafe
+import numpy as np
 
-from wsssjax.report import charts, figures, gallery, tables
-from wsssjax.report.read import Run, is_number
+from wsssjax.report import (
+    charts,
+    curves,
+    figures,
+    gallery,
+    images,
+    read_selection,
+    selection_page,
+    tables,
+    template,
+)
+from wsssjax.report.checks import is_number
+from wsssjax.report.read_run import Run
+from wsssjax.report.template import markup
 
-_MAIN_CURVES = ("train/loss", "train/mask_ratio")  # drawn openly; other logged values on demand
-_NO_CURVE = re.compile(r"step|epoch|.*(second|_s$|rate_lr|/lr$)")
 _SETS = ("A", "B", "B+")
-_SWEEP_CURVES = {"miou": "mIoU", "fp": "FP", "fn": "FN", "precision": "precision",
-                 "recall": "recall"}
 
 
 def make(run: Run) -> str:
     """The page of a run; the same run gives the same text."""
-    source = importlib.resources.files("wsssjax.report").joinpath("page.html.j2")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined,
-                                     trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(source.read_text(encoding="utf-8"))
     results = run.results
     names = results.get("classes") or []
+    listed = _images(run)
     return template.render(
+        "run.html.j2", script="images.js" if listed else "",
         title=results.get("title") or run.folder.resolve().name,
         recipe=bool(results),
         facts=_facts(run),
@@ -41,10 +44,11 @@ def make(run: Run) -> str:
         bars=_bars(results),
         histogram=_histogram(results),
         agreement=_agreement(run),
-        sweeps=_sweeps(run),
+        images=listed,
+        sweeps=curves.sweeps(run),
         groups=gallery.build(run),
         side=gallery.SIDE,
-        curves=_curves(run),
+        curves=curves.training(run),
         configs=_configs(run),
         chips={name: figures.color(i) for i, name in enumerate(names[:255])},
     )
@@ -115,7 +119,7 @@ def _bars(results: dict) -> dict[str, str]:
     chosen = results.get("selection") or {}
     parts = [chosen.get(key) or {} for key in ("quota", "taken", "counts")]
     most = max((v for part in parts for v in part.values()), default=0)
-    return {name: _svg(charts.quota_bar(*(part.get(name, 0) for part in parts), most))
+    return {name: markup(charts.quota_bar(*(part.get(name, 0) for part in parts), most))
             for name in {n for part in parts for n in part}}
 
 
@@ -128,7 +132,7 @@ def _histogram(results: dict) -> dict | None:
     if not sets:
         return None
     top = max(max(counts) for counts in sets.values())
-    drawn = [(name, _svg(charts.histogram(
+    drawn = [(name, markup(charts.histogram(
         edges, {name: counts}, x="IoU with the truth", y="images", top=top, first_color=i,
         label=f"Histogram of the IoU of label set {name} with the truth")))
         for i, (name, counts) in enumerate(sets.items())]
@@ -136,81 +140,6 @@ def _histogram(results: dict) -> dict | None:
                  for i, (low, high) in enumerate(zip(edges, edges[1:], strict=False)))
     return {"charts": drawn,
             "table": tables.Table("histogram", "Images by IoU", ("IoU", *sets), rows)}
-
-
-def _sweeps(run: Run) -> dict | None:
-    """Curves over the background threshold: mIoU of all sets in one chart, then a chart a set."""
-    if not run.sweeps:
-        return None
-    curves = {name: {key: list(zip(sweep["thresholds"], sweep[key], strict=True))
-                     for key in _SWEEP_CURVES} for name, sweep in run.sweeps.items()}
-    drawn = [("mIoU", {name: by_key["miou"] for name, by_key in curves.items()})]
-    drawn += [(name, {_SWEEP_CURVES[key]: curve for key, curve in by_key.items()})
-              for name, by_key in curves.items()]
-    shown = [{"title": title, "legend": [(n, _svg(charts.swatch(i))) for i, n in enumerate(group)],
-              "svg": _svg(charts.lines(group, x="background threshold", y="share", top=1.0,
-                                       label=f"{title} over the background threshold"))}
-             for title, group in drawn]
-    return {"charts": shown, "table": tables.sweeps(run.sweeps)}
-
-
-def _agreement(run: Run) -> markupsafe.Markup | None:
-    """Histogram of the IoU of the two labels of each image, selected ones apart."""
-    bins = 20
-    layers = {"selected": [0] * bins, "rest": [0] * bins}
-    for pair in run.pairs.values():
-        iou = pair["iou"]
-        if is_number(iou) and 0 <= iou <= 1:
-            layer = layers["selected" if pair.get("selected") else "rest"]
-            layer[min(int(iou * bins), bins - 1)] += 1
-    if not any(map(any, layers.values())):
-        return None
-    edges = [i / bins for i in range(bins + 1)]
-    return _svg(charts.histogram(edges, layers, x="IoU of the pair", y="images",
-                                 label="Histogram of the IoU of the two compared label maps"))
-
-
-def _curves(run: Run) -> dict[str, list[dict]]:
-    """Charts of what the trainings logged: `main` (loss, mask ratio) and `more` (all else)."""
-    charted = {"main": [], "more": []}
-    logged = {step.name: _series(step.metrics) for step in run.steps if step.metrics}
-    for arm, scores in tables.in_order(run.results.get("arms") or {}).items():
-        name = "arm_" + arm.lower().replace("-", "_")
-        curves = logged.setdefault(name, {})
-        if scores.get("mask_ratio") and "train/mask_ratio" not in curves:
-            curves["train/mask_ratio"] = [tuple(pair) for pair in scores["mask_ratio"]]
-    keys = sorted({key for curves in logged.values() for key in curves})
-    for key in sorted(keys, key=lambda k: (k not in _MAIN_CURVES, k)):
-        for family, group in _families(logged, key).items():
-            what = f"{key}, {family}" if family else key
-            chart = charts.lines(group, x="step", y=key, label=f"{what} over the training steps",
-                                 top=1.0 if "ratio" in key or "miou" in key else None)
-            charted["main" if key in _MAIN_CURVES else "more"].append({
-                "title": what, "svg": _svg(chart),
-                "legend": [(name, _svg(charts.swatch(i))) for i, name in enumerate(group)]})
-    return charted
-
-
-def _series(rows: tuple[dict, ...]) -> dict[str, list[tuple[float, float]]]:
-    """Logged values by name as (step, value) points; entries that are no finite number left out."""
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for i, row in enumerate(rows):
-        step = row.get("step", i)
-        for key, value in row.items():
-            if _NO_CURVE.fullmatch(key) or not (is_number(value) and is_number(step)):
-                continue
-            curves.setdefault(key, []).append((float(step), float(value)))
-    return curves
-
-
-def _families(logged: dict, key: str) -> dict[str, dict]:
-    """The curves of `key` parted into classifiers and segmenters, whose losses do not compare."""
-    families: dict[str, dict] = {}
-    for name, curves in logged.items():
-        if key in curves:
-            family = {"cam": "classifiers", "arm": "segmenters"}.get(name.split("_")[0], "")
-            families.setdefault(family, {})[name] = curves[key]
-    return families
 
 
 def _configs(run: Run) -> list[tuple[str, str]]:
@@ -244,5 +173,18 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _svg(text: str) -> markupsafe.Markup:
-    return markupsafe.Markup(text)  # made by charts.py, which escapes every name
+def _agreement(run: Run):
+    """Histogram of the IoU of the two labels of each image, selected ones apart."""
+    pairs = [pair for pair in run.pairs.values() if is_number(pair["iou"])]
+    return selection_page.agreement(np.array([pair["iou"] for pair in pairs], np.float64),
+                                    np.array([bool(pair["selected"]) for pair in pairs], bool))
+
+
+def _images(run: Run) -> dict | None:
+    """The table of images of the run's select step; None where it is missing or unfinished."""
+    folder = run.folder / "select"
+    if not run.results or not read_selection.holds_selection(folder):
+        return None
+    roots = [run.folder / run.gallery[key] if run.gallery.get(key) else None
+             for key in ("image_root", "truth_root")]
+    return images.of_run(run.folder, read_selection.read_selection(folder), *roots)

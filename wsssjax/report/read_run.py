@@ -8,36 +8,45 @@ import pathlib
 import pyarrow
 import pyarrow.parquet
 
-from wsssjax.core import files, logs
+from wsssjax.core import logs
+from wsssjax.report.checks import (
+    COUNTS,
+    NAMES,
+    NUMBER,
+    NUMBERS,
+    POINTS,
+    SCORES,
+    TEXT,
+    read_object,
+    short,
+)
 
-_NUMBER, _TEXT, _COUNTS, _SCORES = "a number", "text", "counts by class", "scores by class"
-_SCORED = {"method": _TEXT, "supervision": _TEXT, "miou": _NUMBER, "iou": _SCORES}
+_SCORED = {"method": TEXT, "supervision": TEXT, "miou": NUMBER, "iou": SCORES}
 # What results.json may hold; every part may be missing, none may be of another type.
 _RESULTS = {
-    "title": _TEXT,
-    "classes": "a list of names",
+    "title": TEXT,
+    "classes": NAMES,
     "labels": {"*": _SCORED},
-    "context": {"*": {"*": {"ratio": _NUMBER, "iou": _NUMBER}}},
-    "saliency": {"*": _NUMBER},
-    "histogram": {"edges": "a list of numbers", "counts": {"*": "a list of numbers"}},
+    "context": {"*": {"*": {"ratio": NUMBER, "iou": NUMBER}}},
+    "saliency": {"*": NUMBER},
+    "histogram": {"edges": NUMBERS, "counts": {"*": NUMBERS}},
     "selection": {
-        "count": _NUMBER, "quota": _COUNTS, "taken": _COUNTS, "counts": _COUNTS,
-        "selected_miou": _NUMBER, "rest_miou": _NUMBER, "random_miou": _NUMBER,
-        "single_class_share": _NUMBER,
+        "count": NUMBER, "quota": COUNTS, "taken": COUNTS, "counts": COUNTS,
+        "selected_miou": NUMBER, "rest_miou": NUMBER, "random_miou": NUMBER,
+        "single_class_share": NUMBER,
     },
-    "arms": {"*": _SCORED | {"labelled": _NUMBER, "mask_ratio": "a list of [step, value]"}},
+    "arms": {"*": _SCORED | {"labelled": NUMBER, "mask_ratio": POINTS}},
 }
-_GALLERY = {"image_root": _TEXT, "truth_root": _TEXT, "best": "a list of names",
-            "worst": "a list of names", "borderline": "a list of names"}
-_EVALUATED = {"*": {"miou": _NUMBER, "iou": _SCORES, "step": _NUMBER, "epoch": _NUMBER}}
+_GALLERY = {"image_root": TEXT, "truth_root": TEXT, "best": NAMES, "worst": NAMES,
+            "borderline": NAMES}
+_EVALUATED = {"*": {"miou": NUMBER, "iou": SCORES, "step": NUMBER, "epoch": NUMBER}}
 _VALIDATION = {"student": _EVALUATED, "teacher": _EVALUATED}
-_MANIFEST = {"inputs": {}, "device_batch": _NUMBER, "wall_s": _NUMBER, "id_count": _NUMBER}
+_MANIFEST = {"inputs": {}, "device_batch": NUMBER, "wall_s": NUMBER, "id_count": NUMBER}
 _CURVES = ("thresholds", "miou", "fp", "fn", "precision", "recall")
 # What `python -m wsssjax.evaluate --metrics=sweep --json=sweep.json` writes.
-_SWEEP = {"images": _NUMBER, "sweep": {**dict.fromkeys(_CURVES, "a list of numbers"),
-                                       "best": {"threshold": _NUMBER, "miou": _NUMBER},
-                                       "stop": _TEXT}}
-_LARGEST = 1e30  # what a chart can still draw
+_SWEEP = {"images": NUMBER, "sweep": {**dict.fromkeys(_CURVES, NUMBERS),
+                                   "best": {"threshold": NUMBER, "miou": NUMBER},
+                                   "stop": TEXT}}
 _PAIR_COLUMNS = {
     "id": pyarrow.types.is_string, "iou": pyarrow.types.is_floating,
     "rank": pyarrow.types.is_integer, "selected": pyarrow.types.is_boolean,
@@ -77,7 +86,7 @@ def read_run(folder) -> Run:
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; --run wants the --workdir of a run")
-    results = _read_object(folder / "results.json", _RESULTS) or {}
+    results = read_object(folder / "results.json", _RESULTS) or {}
     own = _read_step(folder, "training")
     inner = [_read_step(path, path.name) for path in sorted(folder.iterdir()) if path.is_dir()]
     steps = [step for step in inner if step.config or step.manifest or step.metrics]
@@ -87,19 +96,19 @@ def read_run(folder) -> Run:
     if not (results or steps or own.config or sweeps):
         raise ValueError(f"{folder}: holds no results.json, metrics.jsonl or step folder; "
                          "--run wants the --workdir of a run")
-    gallery = _read_object(folder / "evaluate" / "gallery.json", _GALLERY) or {}
+    gallery = read_object(folder / "evaluate" / "gallery.json", _GALLERY) or {}
     for name in (n for group in ("best", "worst", "borderline") for n in gallery.get(group, ())):
         if not name or "/" in name or "\\" in name or "\0" in name:
             raise ValueError(f"{folder / 'evaluate' / 'gallery.json'}: {name!r} is no image id; "
                              "want a file name without folder and suffix")
-    scores = _read_object(folder / "scores.json", _VALIDATION) or {}
+    scores = read_object(folder / "scores.json", _VALIDATION) or {}
     return Run(folder, results, own.config, tuple(_in_order(steps)), gallery, scores,
                _read_pairs(folder / "select" / "selection.parquet"), sweeps)
 
 
 def _read_step(folder: pathlib.Path, name: str) -> Step:
-    return Step(name, _read_object(folder / "config.json", {}),
-                _read_object(folder / "manifest.json", _MANIFEST),
+    return Step(name, read_object(folder / "config.json", {}),
+                read_object(folder / "manifest.json", _MANIFEST),
                 _read_metrics(folder / "metrics.jsonl"))
 
 
@@ -108,7 +117,7 @@ def _read_sweeps(folder: pathlib.Path) -> dict[str, dict]:
     found = {}
     for name, path in [("run", folder), *((p.name, p) for p in sorted(folder.iterdir()))]:
         path = path / "sweep.json"
-        value = _read_object(path, _SWEEP)
+        value = read_object(path, _SWEEP)
         if value is None:
             continue
         sweep = value.get("sweep") or {}
@@ -121,59 +130,6 @@ def _read_sweeps(folder: pathlib.Path) -> dict[str, dict]:
     return found
 
 
-def _read_object(path: pathlib.Path, shape: dict) -> dict | None:
-    if not path.exists():
-        return None
-    value = files.read_json(path)
-    _check(value, shape, str(path), "")
-    return {name: entry for name, entry in value.items() if entry is not None}
-
-
-def _check(value, shape, path: str, where: str) -> None:
-    """Raises for the first entry of `value` whose type is not the one that `shape` names."""
-    if value is None and where and ("." not in where or not isinstance(shape, dict)):
-        return  # null: not known
-    if isinstance(shape, dict):
-        if not isinstance(value, dict):
-            raise ValueError(f"{path}: {where or 'the file'} is {_short(value)}; want an object")
-        for name, entry in value.items():
-            inner = shape.get(name, shape.get("*"))
-            if inner is not None:
-                _check(entry, inner, path, f"{where}.{name}" if where else name)
-    elif not _IS[shape](value):
-        raise ValueError(f"{path}: {where} is {_short(value)}; want {shape}")
-
-
-def is_number(value) -> bool:
-    """Whether a JSON value is a number that can be drawn."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) < _LARGEST  # false for NaN; JSON may hold integers that no float can
-
-
-def is_numbers(value) -> bool:
-    return isinstance(value, list) and all(map(is_number, value))
-
-
-_IS = {
-    _NUMBER: is_number,
-    _TEXT: lambda value: isinstance(value, str),
-    _COUNTS: lambda value: isinstance(value, dict) and all(map(is_number, value.values())),
-    _SCORES: lambda value: isinstance(value, dict) and all(
-        v is None or is_number(v) for v in value.values()),
-    "a list of names": lambda value: isinstance(value, list) and all(
-        isinstance(v, str) for v in value),
-    "a list of numbers": is_numbers,
-    "a list of [step, value]": lambda value: isinstance(value, list) and all(
-        is_numbers(pair) and len(pair) == 2 for pair in value),
-}
-
-
-def _short(value) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
 def _read_metrics(path: pathlib.Path) -> tuple[dict, ...]:
     try:
         rows = logs.read_metrics(path)
@@ -181,7 +137,7 @@ def _read_metrics(path: pathlib.Path) -> tuple[dict, ...]:
         raise ValueError(f"{path}: not a text file; want one JSON object a line") from None
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: {_short(row)} is no object; remove the line")
+            raise ValueError(f"{path}, line {number}: {short(row)} is no object; remove the line")
     return tuple(rows)
 
 
