@@ -207,7 +207,7 @@ def make_bad(folders, what):
         return options(folders, "cams"), "b.npz: holds class 21; want 0..20"
     if what == "photo missing":
         (folders / "photos" / "b.png").unlink()
-        return options(folders), r"photos: holds no photo of 'b' \(1 of 3 ids missing\)"
+        return options(folders), r"photos: has nothing for 'b' \(1 of 3 ids missing\)"
     if what == "truncated photo":
         data = (folders / "photos" / "b.png").read_bytes()
         (folders / "photos" / "b.png").write_bytes(data[: len(data) // 2])

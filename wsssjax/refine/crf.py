@@ -165,10 +165,7 @@ def run(*, images: str, out: str, ids: list[str], num_classes: int, labels: str 
         raise ValueError(f"--memory_gb={memory_gb}: want a number above 0, with --device=host")
     paths, source, target = files.photo_paths(images), pathlib.Path(labels or cams), pathlib.Path(
         out)
-    missing = [i for i in ids if i not in paths]
-    if missing:
-        raise ValueError(f"{images}: holds no photo of {missing[0]!r} ({len(missing)} of "
-                         f"{len(ids)} ids missing)")
+    files.need_ids(ids, paths, f"--images={images}", "add it, or name others with --ids")
     files.claim(target / SETTINGS, {
         "source": str(source.resolve()), "images": str(pathlib.Path(images).resolve()),
         "kind": asked.kind, "preset": asked.preset, "iterations": asked.how.iterations,
