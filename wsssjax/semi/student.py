@@ -97,6 +97,16 @@ def init(config: Any, model: Any, key: jax.Array, *, teacher: bool) -> TrainStat
                         learned=functools.partial(trainable, config))
 
 
+def forward_train(model: Any, variables: dict, image_bhwc: jax.Array, drop_key: jax.Array,
+                  **options) -> tuple[Any, dict]:
+    """(what `model` gives in training, the collections that it moved, without gradient)."""
+    options |= {"train": True, "rngs": {"dropout": drop_key}}
+    if not model.moves_statistics:
+        return model.apply(variables, image_bhwc, **options), {}
+    found, moved = model.apply(variables, image_bhwc, mutable=["batch_stats"], **options)
+    return found, jax.lax.stop_gradient(moved)
+
+
 def descend(
     config: Any, before: TrainState, batch: dict, key: jax.Array, gradient: Callable
 ) -> tuple[dict, Any, dict]:

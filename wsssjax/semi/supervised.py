@@ -70,26 +70,14 @@ def outputs(config: Any, model: Any, state: TrainState, part: dict, image_bhwc: 
     for index, scale in enumerate(config.loss_scales):
         size = tuple(max(int(side * scale), 1) for side in image_bhwc.shape[1:3])
         variables = {**state.extra, **moved, "params": {**state.params, **part}}
-        logits, moved = _logits(model, config.loss_size, variables,
-                                resize_half_pixel(image_bhwc, size), jax.random.fold_in(key, index))
-        found.append(logits)
+        logits, moved = student.forward_train(
+            model, variables, resize_half_pixel(image_bhwc, size), jax.random.fold_in(key, index),
+            method="scores" if config.loss_size == "features" else None)
+        found.append(logits if config.loss_size == "features" else logits[0])
     if len(found) > 1:
         first = found[0].shape[1:3]
         found.append(functools.reduce(jnp.maximum, (resize_half_pixel(z, first) for z in found)))
     return found, moved
-
-
-def _logits(model: Any, loss_size: str, variables: dict, image_bhwc: jax.Array, drop_key
-            ) -> tuple[jax.Array, dict]:
-    """(logits at the size that loss_size names, collections moved)."""
-    options: dict[str, Any] = {"train": True, "rngs": {"dropout": drop_key}}
-    if loss_size == "features":
-        options["method"] = "scores"
-    if model.moves_statistics:
-        options["mutable"] = ["batch_stats"]
-    found = model.apply(variables, image_bhwc, **options)
-    found, moved = found if model.moves_statistics else (found, {})
-    return found if loss_size == "features" else found[0], jax.lax.stop_gradient(moved)
 
 
 def _meet(config: Any, logits_bpqk: jax.Array, label_bhw: jax.Array):
