@@ -65,11 +65,14 @@ def read_pair(job: Job, name: str) -> tuple[np.ndarray, np.ndarray]:
     return first_hw, second_hw
 
 
-def score_ids(job: Job, ids: Sequence[str], num_threads: int | None = None) -> Block:
-    """Counts and signals of these ids."""
+def score_ids(job: Job, ids: Sequence[str], num_threads: int | None = None,
+              host: bool | None = None) -> Block:
+    """Counts and signals of these ids.  host: see `iou.count_pairs`."""
+    host = iou.on_host() if host is None else host
+
     def count(names):
         pairs = [read_pair(job, name) for name in names]
-        counts = iou.count_pairs(pairs, job.num_classes)
+        counts = iou.count_pairs(pairs, job.num_classes, host)
         areas_bk = np.array(counts.second if job.pool == "second" else counts.first)
         for row_k, pair in zip(areas_bk, pairs, strict=True):
             label_hw = pair[job.pool == "second"]
@@ -79,7 +82,7 @@ def score_ids(job: Job, ids: Sequence[str], num_threads: int | None = None) -> B
                    ] if job.signals else np.zeros((len(names), 0))
         return [first_hw.size for first_hw, _ in pairs], *counts, areas_bk, signals
 
-    batch = 1 if iou.on_host() else BATCH
+    batch = 1 if host else BATCH
     batches = [ids[i:i + batch] for i in range(0, len(ids), batch)]
     parts = threads.each(count, batches, threads=num_threads)
     pixels, *counts, areas, signals = map(np.concatenate, zip(*parts, strict=True))
@@ -88,11 +91,12 @@ def score_ids(job: Job, ids: Sequence[str], num_threads: int | None = None) -> B
                  dict(zip(names, signals.T.astype(np.float32), strict=True)))
 
 
-def score_block(job: Job, shard: str, ids: Sequence[str], num_threads: int | None = None) -> bytes:
-    """The score file of these ids."""
+def score_block(job: Job, shard: str, ids: Sequence[str], num_threads: int | None = None,
+                host: bool | None = None) -> bytes:
+    """The score file of these ids.  host: see `iou.count_pairs`."""
     # Before reading: a file that changes meanwhile must not pass for the one that was read.
     marks = Marks(hash_what(job, ids), blocks.hash_files(inputs(job, ids)), shard)
-    return blocks.encode(score_ids(job, ids, num_threads), marks)
+    return blocks.encode(score_ids(job, ids, num_threads, host), marks)
 
 
 def is_done(job: Job, path: pathlib.Path, ids: Sequence[str]) -> bool:
@@ -111,7 +115,7 @@ class _Todo(Sequence):
     def __len__(self):
         return len(self.indices)
 
-    def __getitem__(self, at):
+    def __getitem__(self, at):  # IndexError behind the last ends a loop
         return blocks.ids_of(self.names, self.indices[at], self.block)
 
 
@@ -130,13 +134,15 @@ def score(job: Job, names: pa.StringArray, out: str | os.PathLike, *, shard: str
     done = [is_done(job, path, blocks.ids_of(names, i, block))
             for i, path in zip(mine, paths, strict=True)]
     missing = [i for i, there in zip(mine, done, strict=True) if not there]
-    # A worker of a cluster counts for one core; here, the threads share out each block.
-    work = functools.partial(score_block, job, shard,
-                             num_threads=num_threads if executor == "threads" else 1)
     todo = _Todo(names, missing, block)
+    if executor == "threads":  # they share out each block
+        made = (score_block(job, shard, ids, num_threads) for ids in todo)
+    else:  # a task counts for one core and no accelerator
+        work = functools.partial(score_block, job, shard, num_threads=1, host=True)
+        made = cluster.each(work, todo, executor)
     kept = len(mine) - len(missing)
     with progress.Progress(len(mine), label, done=kept, unit="blocks") as line:
-        for i, data in zip(missing, cluster.each(work, todo, executor), strict=True):
+        for i, data in zip(missing, made, strict=True):
             with files.atomic(blocks.path_of(out, i)) as file:
                 file.write(data)
             line.advance()
