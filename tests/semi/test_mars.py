@@ -138,6 +138,28 @@ def make_batch(seed, rows=2):
             "biased": biased, "valid": valid, "tags": tags}
 
 
+def torch_affinity(torch, p_bkhw, image_bchw, dilations, steps):
+    """PAMR, written once more with unfold."""
+    size = p_bkhw.shape[2:]
+
+    def windows(x):  # [b, c, 9 a dilation, h, w]
+        found = []
+        for d in dilations:
+            wide = torch.nn.functional.pad(x, (d,) * 4, mode="replicate")
+            cut = torch.nn.functional.unfold(wide, 3, dilation=d)
+            found.append(cut.reshape(len(x), x.shape[1], 9, *size))
+        return torch.cat(found, 2)
+
+    near = [i for i in range(9 * len(dilations)) if i % 9 != 4]
+    around = windows(image_bchw)
+    apart = (around[:, :, near] - image_bchw[:, :, None]).abs() / (1e-8 + 0.1 * around.std(
+        2, keepdim=True))
+    weight = (-apart.mean(1, keepdim=True)).softmax(2)
+    for _ in range(steps):
+        p_bkhw = (windows(p_bkhw)[:, :, near] * weight).sum(2)
+    return p_bkhw
+
+
 class Plain:
     """The trainer in torch, from the paper's formulas."""
 
@@ -159,13 +181,16 @@ class Plain:
         tags = torch.tensor(batch["tags"])
         self.teacher.eval()
         with torch.no_grad():
-            p = self.teacher(image).softmax(1)
+            p = refined = self.teacher(image).softmax(1)
+            if how.refine == "affinity":
+                refined = torch_affinity(torch, p, image, how.affinity_dilations,
+                                         how.affinity_steps)
         weight = torch.ones(label.shape)
         target = label.clone()
         for b in range(len(label)):
             own = [0, *(k + 1 for k in range(CLASSES - 1) if tags[b, k])]
             allowed = own if how.restrict else list(range(CLASSES))
-            seen = torch.tensor(allowed)[p[b, allowed].argmax(0)]
+            seen = torch.tensor(allowed)[refined[b, allowed].argmax(0)]
             sure = p[b, own[1:]].max(0)[0] if own[1:] else torch.zeros(label.shape[1:])
             target[b][biased[b]], weight[b][biased[b]] = seen[biased[b]], sure[biased[b]]
         certainty = weight[biased].mean().item()
@@ -208,7 +233,8 @@ def compiled(config, devices=1):
 
 @pytest.mark.parametrize("steps, changes", [
     (50, {}), (2, {"complement": "plain", "ema_ramp_steps": 0, "ema_decay": 0.9}),
-    (2, {"complement": "none"}), (2, {"divisor": "weights", "restrict": False})])
+    (2, {"complement": "none"}), (2, {"divisor": "weights", "restrict": False}),
+    (2, {"refine": "affinity", "affinity_dilations": (1, 3), "affinity_steps": 2})])
 def test_steps_match_torch(torch, steps, changes):
     """Student, teacher and both their statistics. The teacher's argmax may flip at a near tie."""
     config = load_config(**changes)
@@ -330,10 +356,10 @@ def soft(seed, b=2, side=16, k=4):
     return (p / p.sum(-1, keepdims=True)).astype(np.float32)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_the_crf_in_the_loop_is_the_one_on_the_host(stride):
-    """Of background and tagged classes alone; where the photo ends, no opinion."""
-    config = load_config(refine="crf", crf_stride=stride)
+@pytest.mark.parametrize("stride, restrict", [(1, True), (2, True), (2, False)])
+def test_the_crf_in_the_loop_is_the_one_on_the_host(stride, restrict):
+    """Of background and tagged classes, or of all; where the photo ends, no opinion."""
+    config = load_config(refine="crf", crf_stride=stride, restrict=restrict)
     data, side = config.data, 16
     rng = np.random.default_rng(0)
     photo = rng.integers(0, 256, (2, side, side, 3)).astype(np.float32)
@@ -350,7 +376,7 @@ def test_the_crf_in_the_loop_is_the_one_on_the_host(stride):
 
     kernels = (crf.Kernel(1 / stride, None, 3), crf.Kernel(67 / stride, 3, 4))
     for b in range(2):
-        own = [0, *(np.flatnonzero(tags[b]) + 1)]
+        own = [0, *(np.flatnonzero(tags[b]) + 1)] if restrict else list(range(4))
         unary = -np.log(np.clip(small(p[b])[..., own], 1e-5, 1))
         unary[small(valid[b].astype(np.float32))[..., 0] < 1] = 0
         want = crf.infer(unary.astype(np.float32), small(photo[b]), crf.Preset(kernels, 10))
@@ -362,27 +388,11 @@ def test_the_crf_in_the_loop_is_the_one_on_the_host(stride):
 
 
 def test_affinity_against_torch(torch):
-    """Written once more with unfold; it is the same whatever brightness and contrast."""
+    """It is the same whatever brightness and contrast."""
     rng, p = np.random.default_rng(0), soft(2, side=12)
     image, dilations = rng.normal(size=(2, 12, 12, 3)).astype(np.float32), (1, 3)
-
-    def windows(x):  # [b, c, 9 a dilation, h, w]
-        found = []
-        for d in dilations:
-            wide = torch.nn.functional.pad(x, (d,) * 4, mode="replicate")
-            cut = torch.nn.functional.unfold(wide, 3, dilation=d)
-            found.append(cut.reshape(len(x), x.shape[1], 9, 12, 12))
-        return torch.cat(found, 2)
-
-    near = [i for i in range(18) if i % 9 != 4]
-    x = torch.tensor(image).permute(0, 3, 1, 2)
-    around = windows(x)
-    apart = (around[:, :, near] - x[:, :, None]).abs() / (1e-8 + 0.1 * around.std(
-        2, keepdim=True))
-    weight = (-apart.mean(1, keepdim=True)).softmax(2)
-    want = torch.tensor(p).permute(0, 3, 1, 2)
-    for _ in range(3):
-        want = (windows(want)[:, :, near] * weight).sum(2)
+    want = torch_affinity(torch, *(torch.tensor(x).permute(0, 3, 1, 2) for x in (p, image)),
+                          dilations, 3)
     run = jax.jit(mars.local_affinity, static_argnums=(2, 3))
     got = run(p, image, dilations, 3)
     np.testing.assert_allclose(got, want.permute(0, 2, 3, 1), atol=2e-5)
@@ -479,12 +489,23 @@ def test_labels_that_are_not_the_lists_own_debiased(base, debiased, message):
     ({"mars__crf_stride": 5}, "config.mars.crf_stride=5: want a whole part of the crop"),
     ({"mars__ema_decay": 1.5}, "config.mars.ema_decay=1.5"),
     ({"mars__refine": "affinity", "mars__affinity_steps": 0}, "config.mars.affinity_steps=0"),
+    ({"mars__refine": "affinity", "mars__affinity_dilations": "(2,0)"},
+     r"affinity_dilations=\(2, 0\): want 1 or more"),
+    ({"mars__refine": "affinity", "mars__affinity_dilations": "()"}, r"dilations=\(\): want 1"),
+    ({"loss_scales": "(1.0,0.5)"}, r"config.loss_scales=\(1.0, 0.5\): MARS has its own loss"),
+    ({"loss_size": "features"}, "config.loss_size='features': MARS has its own .* leave 'image'"),
     ({"device_batch": 1}, "config.device_batch is 1; decoder 'deeplabv3plus' normalises"),
     ({"criterion": "ohem"}, "config.criterion='ohem': MARS has its own loss"),
 ])
 def test_configs_that_cannot_work(data, changes, message):
     with pytest.raises(ValueError, match=message):
         mars.build(configs.load(CONFIG, fields(data, **changes))).loader()
+
+
+def test_a_config_without_its_fields_is_named():
+    config = configs.load(ROOT / "configs/semi_voc_deeplab.py", {"method": "mars"})
+    with pytest.raises(ValueError, match="config.mars, which .* begin with configs/semi_voc_mars"):
+        mars.build(config)
 
 
 def test_photos_without_their_files_are_named(data, tmp_path):

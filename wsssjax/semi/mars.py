@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wsssjax.core import crf as dense_crf
-from wsssjax.core import parallel
+from wsssjax.core import files, parallel
 from wsssjax.core.config import choose
 from wsssjax.core.constants import BACKGROUND, IGNORE
 from wsssjax.core.losses import pixel_xent
@@ -42,10 +42,12 @@ from wsssjax.data.classes import need_background, read_class_names
 from wsssjax.data.entries import Example, need, refuse
 from wsssjax.data.loader import Loader
 from wsssjax.data.sources import Listed
+from wsssjax.models import registry
 from wsssjax.semi import student, views
 
 CHOICES = {"complement": ("weighted", "plain", "none"), "refine": ("none", "crf", "affinity"),
            "divisor": ("pixels", "weights")}
+OWN_LOSS = {"criterion": "ce", "loss_scales": (1.0,), "loss_size": "image"}  # as they must be
 STATISTICS = f"{TEACHER}batch_stats"  # the teacher's, where they move
 BIASED = 254  # stands for -1 while 8-bit label maps are cut and scaled
 
@@ -63,9 +65,13 @@ def build(config: Any) -> Method:
 
 def check(config: Any) -> None:
     """ValueError for a field of config.mars of no meaning."""
+    registry.need(config, ["mars", "data.debiased", "data.tags"], "config.method='mars'",
+                  "semi_voc_mars.py")
     how = config.mars
-    if config.criterion != "ce":
-        raise ValueError(f"config.criterion={config.criterion!r}: MARS has its own loss; leave ce")
+    for name, only in OWN_LOSS.items():
+        if config[name] != only:
+            raise ValueError(f"config.{name}={config[name]!r}: MARS has its own loss; leave "
+                             f"{only!r}")
     for name, choices in CHOICES.items():
         choose(dict.fromkeys(choices), how[name], f"config.mars.{name}")
     if not 0 <= how.ema_decay <= 1 or how.ema_ramp_steps < 0:
@@ -76,9 +82,11 @@ def check(config: Any) -> None:
         if how.crf_stride < 1 or config.data.crop % how.crf_stride:
             raise ValueError(f"config.mars.crf_stride={how.crf_stride}: want a whole part of the "
                              f"crop, config.data.crop={config.data.crop}")
-    if how.refine == "affinity" and (how.affinity_steps < 1 or not how.affinity_dilations):
+    dilations = how.affinity_dilations
+    if how.refine == "affinity" and (how.affinity_steps < 1 or not dilations
+                                     or min(dilations) < 1):
         raise ValueError(f"config.mars.affinity_steps={how.affinity_steps}, affinity_dilations="
-                         f"{how.affinity_dilations}: want 1 or more of both")
+                         f"{dilations}: want 1 or more, and at least one dilation")
 
 
 def init(config: Any, model: Any, key: jax.Array) -> TrainState:
@@ -109,14 +117,9 @@ def train_step(state: TrainState, batch: dict, key: jax.Array, *, config: Any,
 
         def loss_fn(part):
             variables = {**state.variables(), "params": {**state.params, **part}}
-            options = {"train": True, "rngs": {"dropout": key}}
-            if model.moves_statistics:
-                options["mutable"] = ["batch_stats"]
-                (logits, _), moved = model.apply(variables, rows["image"], **options)
-            else:
-                (logits, _), moved = model.apply(variables, rows["image"], **options), {}
+            (logits, _), moved = student.forward_train(model, variables, rows["image"], key)
             loss = weighted_loss(logits, label_bhw, weight_bhw, config.mars.divisor)
-            return loss, ({"loss": loss, **shares}, jax.lax.stop_gradient(moved))
+            return loss, ({"loss": loss, **shares}, moved)
 
         (_, (metrics, moved)), grads = jax.value_and_grad(loss_fn, has_aux=True)(part)
         return grads, metrics, moved
@@ -205,8 +208,9 @@ def refined(how: Any, teacher_bhwk: jax.Array, rows: dict, data: Any) -> jax.Arr
     """R of the teacher's probabilities, float32 scores of the same shape.
 
     how: config.mars.  rows: image, tags, valid.  data: config.data, for mean and std.
-    none: as they are.  crf: a dense CRF of background and the tagged classes, on maps and photo
-    shrunk by crf_stride, its spatial deviations too.  affinity: see `local_affinity`.
+    none: as they are.  crf: a dense CRF of background and the tagged classes (of all, with restrict
+    false), on maps and photo shrunk by crf_stride, its spatial deviations too.  affinity: see
+    `local_affinity`.
     """
     if how.refine == "none":
         return teacher_bhwk
@@ -219,9 +223,10 @@ def refined(how: Any, teacher_bhwk: jax.Array, rows: dict, data: Any) -> jax.Arr
     valid_bgh1 = shrink(rows["valid"][..., None].astype(jnp.float32), stride) == 1
     unary_bghk = -jnp.log(jnp.clip(shrink(teacher_bhwk, stride), dense_crf.CLIP, 1.0))
     unary_bghk = jnp.where(valid_bgh1, unary_bghk, 0.0)  # beyond the photo: no opinion
-    tags_bk = rows["tags"] > 0
-    own_bk = jnp.concatenate([jnp.ones_like(tags_bk[:, :1]), tags_bk], -1)
-    unary_bghk = jnp.where(own_bk[:, None, None], unary_bghk, dense_crf.FILLER)
+    if how.restrict:
+        tags_bk = rows["tags"] > 0
+        own_bk = jnp.concatenate([jnp.ones_like(tags_bk[:, :1]), tags_bk], -1)
+        unary_bghk = jnp.where(own_bk[:, None, None], unary_bghk, dense_crf.FILLER)
     found_bghk = dense_crf.mean_field(unary_bghk, photo_bghc, loop_preset(how))
     return resize_half_pixel(found_bghk, size)
 
@@ -338,10 +343,8 @@ def batches(config: Any) -> Loader:
     ids = source.listed.ids
     for name, there in (("debiased", set(label_map.folder_ids(data.debiased))),
                         ("tags", image_tags)):
-        if missing := [i for i in ids if i not in there]:
-            raise ValueError(f"config.data.{name}={data[name]}: has nothing for {missing[0]!r} "
-                             f"({len(missing)} of {len(ids)} ids missing); add it, or leave the "
-                             f"photo out of {data.labeled}")
+        files.need_ids(ids, there, f"config.data.{name}={data[name]}",
+                       f"add it, or leave the photo out of {data.labeled}")
     steps = (*views.labelled_transforms(data)[:-1], SplitBiased(),
              transforms.Keep(keys=("image", "label", "biased", "tags", "valid")))
     index, count = parallel.process()
