@@ -39,6 +39,8 @@ def parser() -> argparse.ArgumentParser:
     add("--device", metavar="D", help="sam: auto (default), cpu or cuda")
     add("--from", dest="source", metavar="PATH", help="import: folder or file of masks")
     add("--shard", default="0/1", metavar="i/n", help="do only the i-th of n parts, i from 0")
+    add("--executor", default="threads", help="threads: this machine (default); ray: the cluster "
+        "at RAY_ADDRESS, else one of this machine's cores; not for sam")
     add("--json", metavar="PATH", help="write counts and parameters here")
     return p
 
@@ -73,7 +75,7 @@ def main(arguments: list[str]) -> None:
     plain, overrides = cli.split_overrides(arguments)
     args = parser().parse_args(plain)
     summary = propose.run(images=args.images, out=args.out, part=args.shard,
-                          **settings(args, overrides))
+                          executor=args.executor, **settings(args, overrides))
     if args.json:
         files.write_json(args.json, summary)
     told = [f"{summary['masks']} masks of {summary['images']} photos, "

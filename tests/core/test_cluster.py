@@ -8,8 +8,12 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from wsssjax.core import cluster
+from wsssjax.data import cam_file, label_map
+from wsssjax.refine import __main__ as refine
+from wsssjax.refine import propose
 from wsssjax.select import stream
 from wsssjax.select.run import run
 
@@ -84,6 +88,47 @@ def test_selection_on_a_cluster_outlives_a_worker(two_machines, pairs):
     with pytest.raises(ValueError, match="^.*first/040.png: empty"):
         run(**{**want, "out": str(pairs / "broken")}, executor="ray")
     assert len(list((pairs / "broken" / "scores").iterdir())) == 5  # what stood before it is kept
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Six photos with a label map and a CAM file each."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for i in range(6):
+        image = np.repeat(np.repeat(rng.integers(0, 255, (4, 5, 3)), 8, 0), 8, 1).astype(np.uint8)
+        Image.fromarray(image).save(tmp_path / "photos" / f"{i}.png")
+        label_map.write(tmp_path / "labels" / f"{i}.png", image[..., 0] // 64)
+        cam_file.write(tmp_path / "cams" / f"{i}.npz", [1, 3], image[..., :2].transpose(2, 0, 1)
+                       / np.float32(255), image.shape[:2])
+    return tmp_path
+
+
+def test_proposals_and_refinement_on_a_cluster_are_those_of_threads(two_machines, photos):
+    def both(name, run, **options):
+        for executor in cluster.EXECUTORS:
+            run(out=str(photos / f"{name}_{executor}"), executor=executor, **options)
+        one, other = (kit.content(photos / f"{name}_{executor}") for executor in cluster.EXECUTORS)
+        assert one == other and len(one) >= 6
+        return str(photos / f"{name}_ray")
+
+    images, labels = str(photos / "photos"), str(photos / "labels")
+    proposals = both("proposals", propose.run, images=images)
+    both("sam", refine.run, method="sam", labels=labels, proposals=proposals)
+    both("crf", refine.run, method="crf", labels=labels, images=images)
+    both("confidences", refine.run, method="confidences", cams=str(photos / "cams"), images=images)
+
+
+def test_what_a_cluster_cannot_do_is_refused(photos):
+    images, labels, out = (str(photos / name) for name in ("photos", "labels", "out"))
+    with pytest.raises(ValueError, match="--executor=ray: --backend=sam runs on this machine"):
+        propose.run(images=images, out=out, backend="sam", executor="ray")
+    with pytest.raises(ValueError, match="--executor=ray: runs on the cores .* --device=jax"):
+        refine.run(method="crf", labels=labels, images=images, out=out, device="jax",
+                   executor="ray")
+    with pytest.raises(ValueError, match="--method=difference: does not take --executor"):
+        refine.run(method="difference", labels=labels, advice=labels, images=images, out=out,
+                   config="c", weights="w", executor="ray")
 
 
 def test_a_missing_ray_and_an_unknown_executor_are_named(monkeypatch):

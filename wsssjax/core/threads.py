@@ -69,6 +69,9 @@ class Budget:
         self.total = self._free = total
         self._changed = threading.Condition()
 
+    def __reduce__(self):  # the threads of another process have a budget of their own
+        return Budget, (self.total,)
+
     @contextlib.contextmanager
     def taken(self, count: int):
         count = min(count, self.total)  # what is larger than all runs alone

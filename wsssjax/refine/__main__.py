@@ -6,7 +6,7 @@ import argparse
 import pathlib
 from collections.abc import Sequence
 
-from wsssjax.core import cli, config, files
+from wsssjax.core import cli, cluster, config, files
 from wsssjax.data import label_map
 from wsssjax.data.classes import need_background, read_class_names
 from wsssjax.refine import affinity, affinity_data, crf, difference, mars_folder, sam_merge
@@ -25,10 +25,11 @@ NEEDS = {
 }
 OPTIONS = {
     "crf": ("preset", "iterations", "gt_prob", "alpha", "scope", "label_count", "save", "device",
-            "memory_gb", "min_confidence"),
-    "confidences": ("low_alpha", "high_alpha", "memory_gb"),
+            "memory_gb", "min_confidence", "executor"),
+    "confidences": ("low_alpha", "high_alpha", "memory_gb", "executor"),
     "affinity": ("save", "border"),
-    "sam": ("merge", "coverage", "keep_uncovered", "area_cap", "explain", "report", "images"),
+    "sam": ("merge", "coverage", "keep_uncovered", "area_cap", "explain", "report", "images",
+            "executor"),
     "difference": ("tags", "bias", "background_bias", "maps"),
     "mars": ("weights", "report", "memory_gb"),
 }
@@ -76,6 +77,7 @@ def run(*, method: str, out: str, ids: str | Sequence[str] | None = None, classe
     config.choose(METHODS, method, "--method")
     options = {name: value for name, value in options.items() if value is not None}
     _check_flags(method, options)
+    cluster.check(options.get("executor", "threads"))
     source = options.get("labels", options.get("cams"))
     files.outside(out, "--out", **{name: options.get(name) for name in FOLDERS})
     names = _ids(source, ids, ".png" if "labels" in options else ".npz", method)
@@ -137,6 +139,8 @@ def parser() -> argparse.ArgumentParser:
     add("--ids", metavar="LIST", help="text file, one id a line (default: all of the input)")
     add("--classes", default="voc", help="voc, coco, or a file of class names, background first")
     add("--json", metavar="PATH", help="write the result here")
+    add("--executor", help="crf, confidences, sam: threads of this machine (default), or ray: the "
+        "cluster at RAY_ADDRESS, else one of this machine's cores")
     add("--out", required=True, metavar="O", help="folder for the results")
     add("--save", help="crf, affinity: labels (default), scores (CAM files with the background "
         "first), or labels,scores")

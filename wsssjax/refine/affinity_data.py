@@ -15,7 +15,7 @@ import zipfile
 
 import numpy as np
 
-from wsssjax.core import crf, files, parallel, threads
+from wsssjax.core import cluster, crf, files, parallel, threads
 from wsssjax.core.constants import BACKGROUND, IGNORE
 from wsssjax.data import cam_file, loader, photos, transforms
 from wsssjax.data.entries import Example, need, need_bytes
@@ -101,14 +101,15 @@ def confidences(cam_mhw, photo_hw3, *, low_alpha: float = 4.0, high_alpha: float
 
 def write_confidences(*, cams, images, out, ids=None, low_alpha: float = 4.0,
                       high_alpha: float = 32.0, memory_gb: float = 4.0,
-                      label: str = "confidences") -> list[str]:
+                      label: str = "confidences", executor: str = "threads") -> list[str]:
     """Ids of the photos whose `<out>/low/<id>.npz` and `<out>/high/<id>.npz` are now there.
 
     cams: folder of CAM files.  images: folder or list of photos.  ids: list file or ids; None: all
     of `cams`.  high_alpha: 32 as in the published code, 24 in the paper.  memory_gb: of the CRF of
-    all photos in work, see `refine.crf.run`; one that alone needs more is an error.  Both files
-    are CAM files with the background first. Files that are whole and newer than their CAM file and
-    photo are kept, and refused if they were made with something else.
+    all photos in work, see `refine.crf.run`; one that alone needs more is an error.  executor: see
+    `core.cluster.each`.  Both files are CAM files with the background first. Files that are whole
+    and newer than their CAM file and photo are kept, and refused if they were made with something
+    else.
     """
     if not (0 < low_alpha <= high_alpha and math.isfinite(high_alpha)):
         raise ValueError(f"--low_alpha={low_alpha}, --high_alpha={high_alpha}: want two "
@@ -143,7 +144,7 @@ def write_confidences(*, cams, images, out, ids=None, low_alpha: float = 4.0,
         for path, q_khw in zip(targets, found, strict=True):
             cam_file.write(path, [BACKGROUND, *classes], q_khw.clip(0, 1), size)
 
-    for _ in threads.each(one, names, label, chunk=1):
+    for _ in cluster.each(one, names, executor, label):
         pass
     return names
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wsssjax.core import crf, files, threads
+from wsssjax.core import cluster, crf, files, threads
 from wsssjax.core.config import choose
 from wsssjax.core.constants import BACKGROUND, IGNORE
 from wsssjax.data import cam_file, label_map, photos
@@ -145,12 +145,14 @@ def settings(kind: str, preset: str | None = None, *, iterations: int | None = N
 
 def run(*, images: str, out: str, ids: list[str], num_classes: int, labels: str | None = None,
         cams: str | None = None, save: tuple[str, ...] = ("labels",), device: str = "host",
-        memory_gb: float | None = None, label: str = "crf", **options) -> None:
+        memory_gb: float | None = None, label: str = "crf", executor: str = "threads",
+        **options) -> None:
     """Writes `<out>/<id>.png` ("labels") and `<id>.npz` ("scores": marginals) for every id.
 
     labels: folder of label maps, or cams: of CAM files.  options: see `settings`.  device: "host":
     a photo a core; "jax": the default device.  memory_gb: of all photos in work on the host, each
-    counted with one lattice vertex a pixel (photos have half of it); None: MEMORY_GB.
+    counted with one lattice vertex a pixel (photos have half of it); None: MEMORY_GB.  executor:
+    "threads", or "ray" for a cluster, see `core.cluster.each`; memory_gb then counts for a core.
     Files there already that are newer than what they are made from are kept.
     """
     asked = settings("labels" if labels else "cams", **options)
@@ -161,6 +163,10 @@ def run(*, images: str, out: str, ids: list[str], num_classes: int, labels: str 
     if not num_classes <= count <= IGNORE:
         raise ValueError(f"--label_count={count} with preset {asked.preset}: want {num_classes}, "
                          f"the classes, to {IGNORE}")
+    cluster.check(executor)
+    if executor != "threads" and device != "host":
+        raise ValueError(f"--executor={executor}: runs on the cores of a cluster, not with "
+                         f"--device={device}")
     if memory_gb is not None and (device == "jax" or not 0 < memory_gb < float("inf")):
         raise ValueError(f"--memory_gb={memory_gb}: want a number above 0, with --device=host")
     paths, source, target = files.photo_paths(images), pathlib.Path(labels or cams), pathlib.Path(
@@ -192,7 +198,7 @@ def run(*, images: str, out: str, ids: list[str], num_classes: int, labels: str 
         _write(target / name, found, save, asked.min_confidence)
 
     workers = threads.usable_cores() if device == "host" else 1
-    for _ in threads.each(one, ids, label, threads=workers, chunk=1):
+    for _ in cluster.each(one, ids, executor, label, workers=workers):
         pass
 
 

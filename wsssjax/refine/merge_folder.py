@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wsssjax.core import files, threads
+from wsssjax.core import cluster, files
 from wsssjax.core.constants import BACKGROUND, IGNORE
 from wsssjax.data import label_map
 from wsssjax.refine import merge_report, merge_runs, proposals, sam_merge
@@ -21,12 +21,13 @@ def merge_folder(*, labels: str, proposal_folder: str | None, out: str, ids: Seq
                  keep_uncovered: bool | None = None, area_cap: float | None = None,
                  explain: bool = False, report: str | None = None,
                  class_names: Sequence[str] | None = None,
-                 label: str = "merge with masks") -> dict:
+                 label: str = "merge with masks", executor: str = "threads") -> dict:
     """Writes every label map merged with its masks, see `sam_merge.merge`, and returns sums: masks,
     claimed, over_cap, changed and pixels, and the images without_masks and without_foreground.
 
     explain: also write `<out>/explain/<id>.json`, which mask claimed what.  report: a .jsonl or
     .csv file of what changed, image by image.  class_names: for both; None gives numbers.
+    executor: see `core.cluster.each`.
     """
     if not proposal_folder:
         raise ValueError("--method=sam: needs --proposals=P; tools/propose_masks.py makes them")
@@ -51,7 +52,7 @@ def merge_folder(*, labels: str, proposal_folder: str | None, out: str, ids: Seq
         empty = not np.any((label_hw != BACKGROUND) & (label_hw != IGNORE))
         return merge_report.row(name, label_hw, merged, class_names), empty
 
-    done = list(threads.each(one, list(ids), label, chunk=1))
+    done = list(cluster.each(one, list(ids), executor, label))
     rows = [row for row, _ in done]
     if report:
         merge_report.write(report, rows)

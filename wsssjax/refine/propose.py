@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple
 
-from wsssjax.core import files, progress, threads
+from wsssjax.core import cluster, files, progress, threads
 from wsssjax.core.config import choose, near
 from wsssjax.data import photos
 from wsssjax.refine import felzenszwalb, import_masks, proposals
@@ -44,10 +44,8 @@ def shard(ids: list[str], part: str) -> list[str]:
     >>> shard(["a", "b", "c"], "0/2"), shard(["a", "b", "c"], "1/2")
     (['a', 'c'], ['b'])
     """
-    index, slash, count = part.partition("/")
-    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise ValueError(f"--shard={part}: want i/n with i from 0 to n - 1, such as 0/4")
-    return ids[int(index)::int(count)]
+    index, count = cluster.shard(part)
+    return ids[index::count]
 
 
 def done_before(path: pathlib.Path, by: dict) -> Counts | None:
@@ -174,18 +172,24 @@ def sweep(out: pathlib.Path, ids: set[str]) -> None:
 
 def run(*, images: str, out: str, backend: str = "felzenszwalb", checkpoint: str | None = None,
         device: str = "auto", source: str | None = None, part: str = "0/1",
-        processes: int | None = None, **changes) -> dict:
+        processes: int | None = None, executor: str = "threads", **changes) -> dict:
     """Writes `<id>.json.gz` for every photo that has none made in the same way; returns a summary.
 
     images: folder or list file.  device: of SAM, auto, cpu or cuda.  source: of "import", see
-    `import_masks`.  part: "i/n", see `shard`.  processes: None means one a core.  changes:
-    parameters of the backend that differ from its defaults, recorded in `by`.
+    `import_masks`.  part: "i/n", see `shard`.  processes: None means one a core.  executor:
+    "threads", or "ray" for a cluster, see `core.cluster.each`; SAM runs here.  changes: parameters
+    of the backend that differ from its defaults, recorded in `by`.
     """
+    cluster.check(executor)
+    if executor != "threads" and backend == "sam":
+        raise ValueError(f"--executor={executor}: --backend=sam runs on this machine's device; "
+                         "share its photos out with --shard=i/n")
     by = describe(backend, checkpoint, device, **changes)
     paths = files.photo_paths(images)
     ids = shard(list(paths), part)
     folder = pathlib.Path(out)
-    make_all, by_of = _backend(backend, out, by, checkpoint, source, list(paths), processes)
+    make_all, by_of = _backend(backend, out, by, checkpoint, source, list(paths), processes,
+                               executor)
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder, set(ids))
     before = {name: done_before(folder / f"{name}{proposals.SUFFIX}", by_of(name)) for name in ids}
@@ -200,12 +204,15 @@ def run(*, images: str, out: str, backend: str = "felzenszwalb", checkpoint: str
             "without_masks": sum(not c.masks for c in counts)}
 
 
-def _backend(backend, out, by, checkpoint, source, names, processes):
+def _backend(backend, out, by, checkpoint, source, names, processes, executor):
     """(function of items that yields their counts, function of an id that gives its `by`)."""
     if backend == "sam":
         return lambda items: _sam_bridge().propose_all(items, out, by, checkpoint), lambda name: by
-    if backend == "felzenszwalb":
+    if backend == "felzenszwalb" and executor == "threads":
         return lambda items: _felzenszwalb(items, out, by, processes), lambda name: by
+    if backend == "felzenszwalb":
+        work_one = functools.partial(propose_one, out=out, by=by)
+        return lambda items: cluster.each(work_one, items, executor, chunk=4), lambda name: by
     opened = import_masks.open_source(source)
     matched = import_masks.match(opened, names)
 
@@ -217,4 +224,4 @@ def _backend(backend, out, by, checkpoint, source, names, processes):
         size = photos.photo_size(path)
         return save(out, name, size, import_masks.read(opened, matched[name], size), by_of(name))
 
-    return lambda items: threads.each(work, items, chunk=1), by_of
+    return lambda items: cluster.each(work, items, executor), by_of
