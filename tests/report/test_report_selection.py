@@ -107,7 +107,9 @@ def test_words_equal_a_replay_of_the_selection(selection_files):
 
 def test_unmet_quota_is_told(tmp_path, selection_files):
     rows = [("a", 0.9, ["cat"], "quota", ["cat"])]
-    text, _ = read_page(selection_files.write(tmp_path / "s", rows, {"cat": 5, "dog": 2}))
+    text, _ = read_page(selection_files.write(tmp_path / "s", rows, {"cat": 5, "dog": 2},
+                                              warnings=["both folders are <one>"]))
+    assert '<p class="warning">both folders are &lt;one&gt;</p>' in text
     assert [row[5] for row in cells(text, "quota")[1:]] == ["4", "2"] and "0 of 2" in text
 
 

@@ -12,7 +12,7 @@ import pyarrow.compute
 import pyarrow.parquet
 
 from wsssjax.report import reasons
-from wsssjax.report.checks import COUNTS, NUMBER, SCORES, TEXT, read_object
+from wsssjax.report.checks import COUNTS, NAMES, NUMBER, SCORES, TEXT, read_object
 
 TABLE, SUMMARY, LISTS = "selection.parquet", "summary.json", ("labeled.txt", "unlabeled.txt")
 ROWS_MOST = 100_000  # images that one page can list; of more than these, every n-th by rank
@@ -20,7 +20,7 @@ GROUPS = ("best", "borderline", "worst", "sample")  # images that are shown as p
 PER_GROUP = 250
 _SUMMARY = {"images": NUMBER, "selected": NUMBER, "quota": COUNTS, "taken": COUNTS,
             "counts": COUNTS, "unmet": COUNTS, "mean_iou": SCORES, "min_iou": NUMBER,
-            "reasons": COUNTS, "iou": TEXT, "pool": TEXT}
+            "reasons": COUNTS, "iou": TEXT, "pool": TEXT, "warnings": NAMES}
 
 
 class Rows(NamedTuple):

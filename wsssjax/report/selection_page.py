@@ -25,6 +25,7 @@ def make(selection: Selection, where: thumbnails.Sources, *, truth: bool = False
         title=f"Selection {selection.folder.resolve().name}",
         headline=_headline(selection, quality_m),
         facts=_facts(selection),
+        warnings=selection.summary.get("warnings") or [],
         reasons=_reasons(selection),
         classes=_classes(selection),
         bars=_bars(selection),
