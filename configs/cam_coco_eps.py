@@ -3,10 +3,11 @@
     python tools/prepare_data.py coco --root=coco ...
     python -m wsssjax.cam.saliency --images=coco/train2014 --out=saliency
     python -m wsssjax.train --config=configs/cam_coco_eps.py --config.data.packed=FOLDER \\
-        --config.data.saliency=saliency
+        --config.data.saliency=saliency --config.model.encoder_weights=resnet38
 
-As the public scripts have it: 82,081 photos, 50 epochs. Labels on train score 37.15 mIoU there
-(31.23 for CAM). `eps.mix` is 0.9 where the paper says 0.5 for all.
+resnet38 cannot start random; for its ImageNet weights see refine_voc_affinity.py. As the public
+scripts have it: 82,081 photos, 50 epochs. Labels on train score 37.15 mIoU there (31.23 for CAM).
+`eps.mix` is 0.9 where the paper says 0.5 for all.
 Arguments: `resnet38` (default), as published, or `efficientnet_lite0`.
 """
 

@@ -1,7 +1,7 @@
 """CLIP-ES on VOC 2012: class maps without any training, from a network that knows words.
 
-Two files of openai/clip-vit-base-patch16 on Hugging Face are wanted, and its tokenizer, all in the
-folder `clip` here:
+Two files of openai/clip-vit-base-patch16 on Hugging Face are wanted, model.safetensors and
+tokenizer.json, here in the folder `clip`:
 
     pip install -e '.[clip]'
     python tools/convert_weights.py --arch=clip_vit_b16 --src=clip/model.safetensors --out=clip_b16

@@ -97,8 +97,8 @@ def get_config(arg=""):
     c.infer.multiple = 1  # pixels; the network's input sides are multiples of it
     c.infer.align = 1  # pixels; maps are enlarged to multiples of it and cut
     c.infer.batch = 1  # photos of one canvas per call; more pays unless canvas = exact
-    c.infer.normalise = "max"  # or minmax
-    c.infer.background = "threshold"  # or map, where the method has one for it
+    c.infer.normalise = "max"  # or minmax, none
+    c.infer.background = "threshold"  # map: for BAO
     c.infer.threshold = 0.2  # score of the background, 0..1
     if arg == "resnet38":
         c.data.mean, c.data.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -86,8 +86,8 @@ def get_config(arg=""):
     c.infer.multiple = 16  # pixels; the network's input sides are multiples of it
     c.infer.align = 1  # pixels; maps are enlarged to multiples of it and cut
     c.infer.batch = 2  # photos per call, their mirror images come on top; half a GB each at 768
-    c.infer.normalise = "minmax"  # or max
-    c.infer.background = "threshold"  # map, where the method has one for it
+    c.infer.normalise = "minmax"  # or max, none
+    c.infer.background = "threshold"  # map: for BAO
     c.infer.threshold = 0.44  # score of the background, 0..1
     if arg == "efficientnet_lite0":
         c.model.encoder = arg

@@ -269,8 +269,11 @@ def bao_step(student, teacher, optimizer, image, y, step, epoch_steps):
 # ---- label maps --------------------------------------------------------------------------------
 
 
-def label_maps(model, image_hw3, tags, side, scales=(0.5, 1.0, 1.5)):
-    """(normalised maps [21,h,w], label map), background map first, by the six views in turn."""
+def label_maps(model, image_hw3, tags, side, scales=(0.5, 1.0, 1.5), threshold=None):
+    """(normalised maps [21,h,w], label map), background map first, by the six views in turn.
+
+    threshold: in the place of a background map that the network does not learn (TransCAM).
+    """
     h, w = image_hw3.shape[:2]
     y = torch.tensor(tags, dtype=torch.float32)
     keep = torch.cat([torch.ones(1), y])[:, None, None]
@@ -283,7 +286,8 @@ def label_maps(model, image_hw3, tags, side, scales=(0.5, 1.0, 1.5)):
         for mirrored in (False, True):
             with torch.no_grad():
                 found = model(x.flip(3) if mirrored else x, y[None])
-            maps = torch.cat([found["am"][:, :1], found["cams"][:, 1:]], 1)
+            first = found["cams" if threshold is not None else "am"][:, :1]
+            maps = torch.cat([first, found["cams"][:, 1:]], 1)
             maps = F.interpolate(maps, (h, w), mode="bilinear", align_corners=False)[0] * keep
             total += maps.flip(2) if mirrored else maps
     v = total.numpy().copy()
@@ -291,4 +295,6 @@ def label_maps(model, image_hw3, tags, side, scales=(0.5, 1.0, 1.5)):
     low, high = v.min((1, 2), keepdims=True), v.max((1, 2), keepdims=True)
     v[v < low + 1e-5] = 0
     v = (v - low - 1e-5) / (high - low + 1e-5)
+    if threshold is not None:
+        v[0] = threshold
     return v, v.argmax(0).astype(np.uint8)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import types
 
 import flax.linen as nn
@@ -161,7 +162,9 @@ def test_the_foreground_weight_acts_in_the_first_pass_alone(make_config):
     config = make_config("bao", {"model.conformer.drop_path": 0.0, "optim.lr": 0.0,
                                  "bao.first_foreground_weight": 0.0, "bao.copy_epochs": 0,
                                  "bao.ema_start": 1.0})
-    _, found = run(bao.build(config), [make_batch()] * (EPOCH + 2))
+    method = bao.build(config)
+    first = method.init(jax.random.key(1))  # whose maps have both kinds of pixels
+    _, found = run(method, [make_batch()] * (EPOCH + 2), first=first)
     loss = [step["loss_pix"] for step in found]
     assert 0.1 < found[0]["foreground"] < 0.9
     assert loss[:EPOCH] == pytest.approx([loss[0]] * EPOCH, rel=1e-5)
@@ -305,6 +308,15 @@ def test_starts_from_the_whole_of_transcam(make_config, tmp_path):
     assert equal(again.variables(), state.variables()) and equal(again.ema, again.params)
 
 
+def test_without_the_heads_of_transcam_the_teacher_has_those_of_the_student(make_config):
+    """Step 0 is labelled by the student's own classifier, not by one drawn apart from it."""
+    state = bao.build(make_config("bao")).init(jax.random.key(0))
+    student, teacher = (weights.flatten(state.variables(ema=ema)) for ema in (False, True))
+    apart = {n for n, x in student.items() if not np.array_equal(x, teacher[n])}
+    assert apart and all(re.match("params/head/(label_enc|classifier_x)/", n) for n in apart)
+    assert not {id(x) for x in student.values()} & {id(x) for x in teacher.values()}
+
+
 @pytest.mark.parametrize("change, complaint", [
     (lambda flat: flat.pop("params/head/trans_cls_head/bias"), "missing 1 name: params/head/trans"),
     (lambda flat: flat.pop("batch_stats/backbone/bn/mean"), "missing 1 name: batch_stats/back"),
@@ -336,7 +348,9 @@ def test_a_start_that_does_not_fit_is_refused(make_config, tmp_path, change, com
     ("bao", {"model.encoder": "conformer_small", "model.conformer.drop_path": 1.0},
      "config.model.conformer.drop_path is 1.0; want 0 or more, below 1"),
     ("bao", {"epoch_steps": -1}, "config.epoch_steps is -1; want 0 or more"),
-    ("transcam", {"infer.background": "map"}, "TransCAM learns no map of the background"),
+    ("transcam", {"infer.background": "map"}, "this method learns no map of the background"),
+    ("bao", {"bao.copy_epochs": -1}, "config.bao.copy_epochs is -1; want 0 or more"),
+    ("bao", {"bao.pixel_weight": -1.0}, "config.bao.pixel_weight is -1.0; want 0 or more"),
     ("transcam", {"total_steps": 0, "total_epochs": 0, "data.packed": "x"}, "are both 0"),
     ("transcam", {"data.packed": "nowhere", "epoch_steps": 0}, "nowhere: no packed data set"),
 ])

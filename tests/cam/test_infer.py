@@ -176,7 +176,7 @@ def test_aligned_maps_are_enlarged_to_whole_cells_and_cut():
 
 def test_from_minimum_to_maximum_as_published():
     sums = np.float32([[[-3.0, 0.0, 1.0, 5.0]], [[2.0, 2.0, 3.0, 4.0]], [[-1.0, -2.0, -1.0, -1.0]]])
-    got = infer.NORMALISE["minmax"](sums)
+    got = infer.NORMALISE["minmax"](sums, 1)
     for values, found in zip(sums, got, strict=True):
         v = np.maximum(values.astype(np.float64), 0)
         low, high = v.min(), v.max()
@@ -202,6 +202,16 @@ def test_a_learnt_background_takes_part_in_the_maximum():
     np.testing.assert_array_equal(got.classes, [0, 2])
     assert got.cam.shape == (2, 16, 24)
     np.testing.assert_allclose(got.cam[0], got.cam[1], atol=1e-4)  # one is twice the other
+
+
+def test_not_normalised_maps_are_a_mean_over_scales_and_mirror_images():
+    def predict(variables, image_bhwc, tags_bk):
+        return jnp.full((len(image_bhwc), 2, 3, 1), 0.3)
+
+    options = settings(normalise="none")
+    (got,) = infer.class_maps(infer.compiled(predict, np.zeros(1), options), [photo(1, 16, 24)],
+                              [np.ones(1, np.float32)], options, DATA)
+    np.testing.assert_allclose(got.cam, 0.3, rtol=1e-6)
 
 
 @pytest.mark.parametrize("canvas, want", [("square", (32, 32)), ("exact", (48, 72))])
@@ -238,6 +248,8 @@ def test_labels_are_the_highest_map_above_the_threshold():
     ({"batch": 0}, "batch=0: want 1 or more"),
     ({"scales": ()}, "want factors above 0"),
     ({"scales": (1.0, -1.0)}, "want factors above 0"),
+    ({"scales": ("a",)}, "scales=\\('a',\\): want factors above 0"),
+    ({"scales": (np.inf,)}, "want factors above 0"),
     ({"threshold": 1.5}, "threshold=1.5"),
     ({"canvas": "bucket", "grid": 48}, "buckets are multiples of 32"),
     ({"normalise": "min"}, "did you mean 'minmax'"),

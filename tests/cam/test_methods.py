@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wsssjax.cam import __main__ as command
 from wsssjax.cam import cam, eps
 from wsssjax.core import config as configs
 from wsssjax.core import optim, parallel, weights
@@ -147,10 +148,56 @@ def test_eps_learns_class_and_outline(make_config):
     ({"eps.selection": "adaptiv"}, "did you mean 'adaptive'"),
     ({"eps.selection": "predefined", "eps.background_classes": "('sofa',)"},
      "background_classes 'sofa' is unknown"),
+    ({"eps.mix": "7"}, "config.eps.mix=7.0: want a share in 0..1"),
+    ({"eps.overlap_min": "-3"}, "config.eps.overlap_min=-3.0: want a share in 0..1"),
 ])
 def test_misspelt_fields_are_named(make_config, changes, complaint):
     with pytest.raises(ValueError, match=complaint):
         eps.build(make_config("eps", changes))
+
+
+@pytest.mark.parametrize("config, method, missing", [
+    ("cam_voc_cam.py", "bao", r"method='bao': reads config.bao, .* begin with configs/cam_voc_bao"),
+    ("cam_voc_cam.py", "eps", r"method='eps': reads config.eps, .* begin with configs/cam_voc_eps"),
+    ("cam_voc_cam.py", "dino", r"method='dino': reads config.dino, .* configs/cam_voc_dino.py"),
+    ("cam_voc_cam.py", "clip", r"method='clip': reads config.model.text, .* configs/cam_voc_clip"),
+    ("cam_voc_cam.py", "transcam", r"='transcam': reads config.epoch_steps, .*cam_voc_transcam"),
+    ("cam_voc_eps.py", "cam", r"method='cam': reads config.model.head_start, .*cam_voc_cam.py"),
+])
+def test_a_method_with_the_config_of_another_names_what_is_missing(config, method, missing):
+    config = configs.load(CONFIGS / config, {"method": method})
+    with pytest.raises(ValueError, match=missing) as error:
+        command.METHODS[method](config)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("encoder, missing", [
+    ("resnet50", "encoder='resnet50': reads config.model.resnet, .* configs/cam_voc_cam.py:resnet"),
+    ("dinov2_s", "encoder='dinov2_s': reads config.model.vit, .* configs/semi_voc_unimatch_v2.py"),
+    ("clip_vit_b16", "='clip_vit_b16': reads config.model.clip, .* configs/cam_voc_clip.py"),
+    ("conformer_small", "='conformer_small': reads config.model.conformer, .*cam_voc_transcam.py"),
+])
+def test_an_encoder_without_its_fields_names_them(encoder, missing):
+    with pytest.raises(ValueError, match=missing):
+        cam.build(configs.load(CONFIGS / "cam_voc_cam.py", {"model.encoder": encoder}))
+
+
+@pytest.mark.parametrize("method", command.METHODS)
+def test_only_bao_has_a_map_of_the_background(method):
+    config = configs.load(CONFIGS / f"cam_voc_{method}.py", {"infer.background": "map"})
+    if method == "bao":
+        command.METHODS[method](config)
+        return
+    with pytest.raises(ValueError, match="background='map': this method learns no map of the back"):
+        command.METHODS[method](config)
+
+
+@pytest.mark.parametrize("spec", ["cam_voc_cam.py:resnet38", "cam_voc_cam.py:resnet50",
+                                  "cam_coco_eps.py"])
+def test_norms_that_do_not_learn_are_not_trained_from_random_numbers(spec):
+    method = cam.build if "cam.py" in spec else eps.build
+    with pytest.raises(ValueError, match="encoder_weights='': 'resnet.*' cannot start random"):
+        method(configs.load(CONFIGS / spec)).loader()
 
 
 def test_classes_of_another_data_set_do_not_stop_a_selection_that_ignores_them(make_config):
@@ -248,14 +295,21 @@ class Normed(nn.Module):
         return None, {"features": nn.relu(BatchNorm(self.norm, name="bn")(x, train=train))}
 
 
-@pytest.mark.parametrize("norm", ["batch", "stored"])
+@pytest.mark.parametrize("norm", ["batch", "stored", "batch, frozen"])
 def test_running_statistics_move_where_norms_learn_them(make_config, batch, monkeypatch, norm):
+    norm, _, frozen = norm.partition(", ")
     monkeypatch.setitem(registry.ENCODERS, "toy", registry.Encoder(lambda *_: Normed(norm), None))
-    method = cam.build(make_config("cam"))
-    before, after, _ = one_step(method, batch)
+    config = make_config("cam", {"model.freeze_encoder": str(bool(frozen))})
+    method = cam.build(config)
+    before, after, metrics = one_step(method, batch)
     two = one_step(method, batch, devices=2)[1]
     old, new, mean = (s.extra["batch_stats"]["backbone"]["bn"] for s in (before, after, two))
-    if norm == "stored":
+    if frozen:  # it runs on them, too
+        model = registry.build_classifier(config.model, 3)
+        scores_bk, _ = model.apply(before.variables(), batch["image"], train=False)
+        assert metrics["loss_cls"] == pytest.approx(float(cam.tag_loss(scores_bk, batch["tags"])),
+                                                    rel=1e-5)
+    if norm == "stored" or frozen:
         jax.tree.map(np.testing.assert_array_equal, new, old)
         return
     dense = before.params["backbone"]["dense"]

@@ -29,7 +29,8 @@ def start(model, image):
 
 @pytest.mark.parametrize("pool", ["mean", "max"])
 def test_scores_pool_the_maps(image, pool):
-    model = Classifier(Halves(), 5, pool=pool)
+    given = {} if pool == "mean" else {"pool": lambda maps_bpqk: maps_bpqk.max((1, 2))}
+    model = Classifier(Halves(), 5, **given)
     variables = start(model, image)
     scores, aux = model.apply(variables, image, train=False)
     assert set(aux) == {"features", "tap0", "maps"}
@@ -70,6 +71,20 @@ def test_freezing(image):
         assert float(jnp.abs(grads["head"]["kernel"]).sum()) > 0
 
 
-def test_unknown_pool(image):
-    with pytest.raises(ValueError, match="pool 'sum': want mean or max"):
-        start(Classifier(Halves(), 5, pool="sum"), image)
+def test_taps_side_by_side(image):
+    model = Classifier(Halves(), 5, taps=("tap0", "features"))
+    variables = start(model, image)
+    _, aux = model.apply(variables, image, train=False)
+    joined = np.concatenate([aux["tap0"], aux["features"]], -1)
+    np.testing.assert_allclose(aux["maps"], joined @ variables["params"]["head"]["kernel"],
+                               atol=1e-5)
+
+
+def test_taps_of_two_grids_are_named(image):
+    class Two(nn.Module):
+        @nn.compact
+        def __call__(self, image_bhwc, *, train):
+            return None, {"tap0": image_bhwc, "features": image_bhwc[:, ::2, ::2]}
+
+    with pytest.raises(ValueError, match="want one grid, found tap0 6 x 10, features 3 x 5"):
+        start(Classifier(Two(), 5, taps=("tap0", "features")), image)

@@ -2,13 +2,21 @@
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
-from wsssjax.models import padded
+from wsssjax.cam import infer
+from wsssjax.models import padded, registry
 from wsssjax.models.classifier import Classifier
 from wsssjax.models.resnet38 import ResNet38
 
+CONFIG = ml_collections.ConfigDict({
+    "encoder": "any", "output_stride": 16, "dtype": "float32", "clip": {"positions": "bilinear"},
+    "conformer": {"drop_path": 0.0, "norm": "batch"},
+    "vit": {"positions": "auto", "scan": True, "remat": False, "attention": "auto"},
+    "resnet": {"dilation": "none", "norm": "stored", "freeze_below": "", "layout": "torchvision"}})
+MASKED = {"resnet38", "resnet50", "resnet101", "vgg16"}  # encoders that can leave padding out
 SIZES = [(41, 66), (64, 95), (1, 1)]
 WHOLE = (64, 96)
 
@@ -90,3 +98,41 @@ def test_a_batch_without_padding_is_not_changed(network):
     np.testing.assert_allclose(inside(image_bhwc), want, atol=1e-6 * float(jnp.abs(want).max()))
     # Outside of `inside` nothing is left of it.
     np.testing.assert_array_equal(jax.jit(network.__wrapped__)(image_bhwc), want)
+
+
+@pytest.mark.parametrize("name", registry.ENCODERS)
+def test_encoders_that_see_the_padding_are_refused(name):
+    encoder = registry.ENCODERS[name].module(CONFIG.copy_and_resolve_references(), jnp.float32)
+    bucket = type("Infer", (), {"canvas": "bucket", "background": "threshold"})
+    if name in MASKED:
+        infer.check_method(bucket, encoder)
+        return
+    with pytest.raises(ValueError, match="canvas='bucket': .* would see the padding; want 'exact'"):
+        infer.check_method(bucket, encoder)
+
+
+@pytest.mark.parametrize("name, layout", [
+    ("resnet50", "torchvision"), ("resnet50", "caffe"), ("vgg16", "")])
+def test_encoders_that_mask_give_what_each_photo_gives_alone(name, layout):
+    config = CONFIG.copy_and_resolve_references()
+    config.resnet.layout = layout
+    encoder = registry.ENCODERS[name].module(config, jnp.float32).clone(width=1 / 32)
+    variables = drawn(encoder)
+
+    def features(image_bhwc):
+        return encoder.apply(variables, image_bhwc, train=False)[1]["features"]
+
+    @jax.jit
+    def together(image_bhwc, size_b2):
+        with padded.inside(size_b2, WHOLE, encoder.own_side):
+            found_bpqd = features(image_bhwc)
+            return found_bpqd, padded.own_size(found_bpqd.shape[1:3])
+
+    image_bhwc, size_b2 = in_one_batch(photos())
+    found_bpqd, own_b2 = together(image_bhwc, size_b2)
+    for row, image in enumerate(photos()):
+        alone = jax.jit(features)(image[None])[0]
+        p, q = own_b2[row]
+        assert alone.shape[:2] == (p, q)
+        np.testing.assert_allclose(found_bpqd[row, :p, :q], alone,
+                                   atol=2e-5 * np.abs(alone).max())

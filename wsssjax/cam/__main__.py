@@ -34,7 +34,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", required=True, help="folder for <id>.npz and <id>.png")
     parser.add_argument("--save", default="cams,labels", help="cams, labels or both (default)")
     parser.add_argument("--threshold", type=float, help="score of the background, 0..1; "
-                        "default: infer.threshold of the config")
+                        "default: infer.threshold of the config; not read where the method learns "
+                        "a map of it (infer.background=map)")
     parser.add_argument("--classes", help="voc, coco or a file; default: classes of the config")
     flags = parser.parse_args(plain)
     if flags.threshold is not None:
@@ -54,6 +55,8 @@ def run(settings, weights_path, images, tags, out, *, save=("cams", "labels")) -
     """
     for name in save:
         config.choose(SUFFIXES, name, "--save")
+    registry.need(settings, ("infer", "model", "classes"), "python -m wsssjax.cam",
+                  "cam_voc_cam.py")
     infer.check(settings.infer)
     paths = files.photo_paths(images)
     names = classes.need_background(classes.read_class_names(settings.classes), "cam")
@@ -66,7 +69,9 @@ def run(settings, weights_path, images, tags, out, *, save=("cams", "labels")) -
     _claim(out, settings, weights_path, tags)
     parallel.start()
     method, variables = restored(settings, weights_path)
-    forward = infer.compiled(method.predict, variables, settings.infer)
+    encoder = registry.build_encoder(settings.model)
+    forward = infer.compiled(method.predict, variables, settings.infer,
+                             getattr(encoder, "own_side", None))
     batches = infer.plan({name: photos.photo_size(path) for name, path in paths.items()},
                          settings.infer)
     with progress.Progress(len(paths), "cam") as bar:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from wsssjax.cam import learner, transcam
+from wsssjax.cam import infer, learner, transcam
 from wsssjax.cam.cam import tag_loss
 from wsssjax.core import optim, parallel, weights
 from wsssjax.core import state as states
@@ -37,15 +37,17 @@ def build(config) -> Method:
     `predict` gives the background's map and the K foreground maps, raw; with infer.background =
     "threshold" (the published comparison) the K maps alone.
     """
+    registry.need(config, ("bao", "init_weights", *transcam.LENGTHS), "config.method='bao'",
+                  "cam_voc_bao.py")
     _check(config)
     config, epoch_steps = transcam.with_lengths(config)
     model = attention_classifier.build(config.model, learner.foreground_count(config),
                                        background=True)
+    infer.check_method(config.infer, model.backbone, background=True)
     update = learner.optimizer(config, model)
 
     def init(key):
-        # Layers that the weights lack are drawn for each of the two; a teacher's are never read.
-        student, teacher = (start(config, model, k) for k in jax.random.split(key))
+        student, teacher = first_pair(config, model, key)
         first = states.create(student, update, ema=False)
         own = {states.TEACHER + name: x for name, x in teacher.items() if name != "params"}
         return first.replace(ema=teacher["params"], extra=first.extra | own)
@@ -62,6 +64,17 @@ def build(config) -> Method:
 
     return Method(init, step, predict, lambda: learner.batches(config, saliency=False),
                   config.total_steps)
+
+
+def first_pair(config, model, key) -> tuple[dict, dict]:
+    """(student's, teacher's) variables at step 0: the same, in buffers of their own, but for BAO's
+    own two layers where no weights have them: those are drawn for each, and a teacher's never read.
+    """
+    student, drawn = (start(config, model, k) for k in jax.random.split(key))
+    teacher = jax.tree.map(jnp.copy, student)
+    teacher["params"]["head"] |= {name: drawn["params"]["head"][name]
+                                  for name in attention_classifier.BACKGROUND_LAYERS}
+    return student, teacher
 
 
 def start(config, model, key) -> dict:
@@ -203,8 +216,10 @@ def _forward(model, variables, batch, drop_key):
 
 def _check(config) -> None:
     """ValueError for fields that have no meaning."""
-    transcam.check_canvas(config)
     options = config.bao
+    for name in ("pixel_weight", "first_foreground_weight", "copy_epochs"):
+        if options[name] < 0:
+            raise ValueError(f"config.bao.{name} is {options[name]}; want 0 or more")
     if not 0 <= options.smoothing < 1:
         raise ValueError(f"config.bao.smoothing is {options.smoothing}; want 0 or more, below 1")
     if not 0 <= options.ema_start <= options.ema_end <= 1:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import jax
 
-from wsssjax.cam import learner
+from wsssjax.cam import infer, learner
 from wsssjax.core.losses import sigmoid_xent
 from wsssjax.core.method import Method
 from wsssjax.models import registry
@@ -31,8 +31,11 @@ def build(config) -> Method:
     `predict` gives ReLU(class logits) [b,p,q,k] at feature resolution: ReLU comes before any
     resizing and before the sum over scales. Dropout acts in training only.
     """
+    registry.need(config, ("model.dropout", "model.head_start"), "config.method='cam'",
+                  "cam_voc_cam.py")
     model = registry.build_classifier(config.model, learner.foreground_count(config),
                                       start=config.model.head_start)
+    infer.check_method(config.infer, model.backbone)
 
     def losses(output, batch):
         scores_bk, _ = output

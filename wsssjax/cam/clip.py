@@ -20,9 +20,9 @@ vectors are fixed. Differences to that code: a box that touches the right or low
 in 8 bits; the labels' CRF sees the photo itself (there the mean is taken off and wraps around).
 
 `predict` is one program: photos and classes one after the other, classes without a tag skipped, and
-the regions of a map numbered by a loop on the device. `infer` divides a map by its own maximum once
-more after enlarging it, which the public code does not: maps come out higher by a few hundredths
-where the peak is one patch wide.
+the regions of a map numbered by a loop on the device. Its maps reach 0 and 1 by themselves, so
+infer.normalise = "none" is what the public code does: "max" would divide each by its own maximum
+once more after enlarging it, by a few hundredths where the peak is one patch wide.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ import jax.numpy as jnp
 import optax
 
 from wsssjax.cam import affinity_refine, text_features
+from wsssjax.cam import infer as inference
 from wsssjax.core import state
 from wsssjax.core.config import choose
 from wsssjax.core.method import Method
@@ -48,12 +49,15 @@ def build(config) -> Method:
     config.infer also: attention_blocks, attention_rounds, attention_squarings, box_threshold,
     gradcam_pool. `predict` gives maps [b, p, q, k], 0 for classes without a tag.
     """
+    registry.need(config, ("model.text", "infer.gradcam_pool"), "config.method='clip'",
+                  "cam_voc_clip.py")
     names = classes.need_background(classes.read_class_names(config.classes), "config.classes")[1:]
     tower = registry.build_encoder(config.model)
     if not isinstance(tower, clip.ImageTower):
         raise ValueError(f"config.model.encoder={config.model.encoder!r}: has no words to compare "
                          "photos with; want clip_vit_b16")
     _check(config, tower.size)
+    inference.check_method(config.infer, tower)
     tower = tower.clone(attentions=config.infer.attention_blocks)
     # Read when it is wanted: a training is refused without it.
     text = functools.cache(lambda: text_features.read(config.model.text, names, tower.size.embed))
@@ -141,6 +145,3 @@ def _check(config, size: clip.Size) -> None:
     if not 0 <= infer.box_threshold < 1:
         raise ValueError(f"config.infer.box_threshold={infer.box_threshold}: want a share of the "
                          "maximum, 0 or more and below 1")
-    if infer.canvas == "bucket":
-        raise ValueError("config.infer.canvas='bucket': the attention would see the padding too; "
-                         "want exact, grid or square")

@@ -25,22 +25,14 @@ from __future__ import annotations
 
 import math
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from wsssjax.cam import affinity_refine, learner
+from wsssjax.cam import affinity_refine, infer, learner
 from wsssjax.cam.cam import tag_loss
 from wsssjax.core.config import choose
 from wsssjax.core.method import Method
 from wsssjax.models import registry
-from wsssjax.models.classifier import MapHead
-
-
-def mean_pool(maps_bpqk, config):
-    """Scores [b, k]: the mean of each map."""
-    del config
-    return maps_bpqk.mean((1, 2))
+from wsssjax.models.classifier import mean_pool
 
 
 def lse_pool(maps_bpqk, config):
@@ -57,37 +49,7 @@ def top_pool(maps_bpqk, config):
     return jax.lax.top_k(values_bkn, math.ceil(config.pool_share * p * q))[0].mean(-1)
 
 
-POOLS = {"mean": mean_pool, "lse": lse_pool, "top": top_pool}
-
-
-class TokenClassifier(nn.Module):
-    """(None, aux): `maps` float32 [b, p, q, k], raw, and all that the encoder gives.
-
-    taps: names of the encoder's outputs that the linear layer reads, side by side; all of one grid.
-    freeze: no gradient reaches the encoder.
-    """
-
-    backbone: nn.Module
-    num_outputs: int
-    taps: tuple[str, ...]
-    dropout: float
-    freeze: bool
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, image_bhwc, *, train: bool):
-        _, aux = self.backbone(image_bhwc, train=train)
-        if self.freeze:
-            aux = jax.lax.stop_gradient(aux)
-        found = [choose(aux, tap, "config.model.taps") for tap in self.taps]
-        if len({x.shape[:3] for x in found}) != 1:
-            grids = ", ".join(f"{n} {x.shape[1]} x {x.shape[2]}" for n, x in
-                              zip(self.taps, found, strict=True))
-            raise ValueError(f"config.model.taps: want one grid, found {grids}")
-        features = jnp.concatenate(found, -1)
-        features = nn.Dropout(self.dropout, broadcast_dims=(1, 2))(features,
-                                                                   deterministic=not train)
-        return None, aux | {"maps": MapHead(self.num_outputs, self.dtype, name="head")(features)}
+POOLS = {"mean": lambda maps_bpqk, _: mean_pool(maps_bpqk), "lse": lse_pool, "top": top_pool}
 
 
 def build(config) -> Method:
@@ -96,16 +58,18 @@ def build(config) -> Method:
 
     `predict` gives the walked ReLU(maps) [b, p, q, k], on the grid of affinity_layer.
     """
+    registry.need(config, ("dino", "model.taps", "infer.affinity_layer"), "config.method='dino'",
+                  "cam_voc_dino.py")
     pool = choose(POOLS, config.dino.pool, "config.dino.pool")
     _check(config)
-    model = TokenClassifier(
-        registry.build_encoder(config.model), learner.foreground_count(config),
-        tuple(config.model.taps), config.model.dropout, config.model.freeze_encoder,
-        choose(registry.DTYPES, config.model.dtype, "config.model.dtype"))
+    model = registry.build_classifier(
+        config.model, learner.foreground_count(config), taps=tuple(config.model.taps),
+        pool=lambda maps_bpqk: pool(maps_bpqk, config.dino))
+    infer.check_method(config.infer, model.backbone, local=False)
 
     def losses(output, batch):
-        _, aux = output
-        return {"loss_cls": tag_loss(pool(aux["maps"], config.dino), batch["tags"])}
+        scores_bk, _ = output
+        return {"loss_cls": tag_loss(scores_bk, batch["tags"])}
 
     def predict(variables, image_bhwc, tags_bk):
         del tags_bk
@@ -134,6 +98,3 @@ def _check(config) -> None:
         raise ValueError(f"config.infer.affinity_power={config.infer.affinity_power}, "
                          f"affinity_steps={config.infer.affinity_steps}: want a power above 0, "
                          "0 steps or more")
-    if config.infer.canvas == "bucket":
-        raise ValueError("config.infer.canvas='bucket': the walk would run over the padding too; "
-                         "want exact, grid or square")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from wsssjax.cam import learner
+from wsssjax.cam import infer, learner
 from wsssjax.cam.cam import tag_loss
 from wsssjax.core.config import choose
 from wsssjax.core.method import Method
@@ -85,7 +85,11 @@ def build(config) -> Method:
     over the rows of the device, both with weight 1. `predict` gives the softmax maps at feature
     resolution without the background's channel, which pseudo-labels do not use: [b,p,q,K].
     """
+    registry.need(config, ("eps", "model.dropout"), "config.method='eps'", "cam_voc_eps.py")
     choose(dict.fromkeys(SELECTIONS), config.eps.selection, "config.eps.selection")
+    for name in ("overlap_min", "mix"):
+        if not 0 <= config.eps[name] <= 1:
+            raise ValueError(f"config.eps.{name}={config.eps[name]}: want a share in 0..1")
     foreground = classes.read_class_names(config.classes)[1:]
     positions = {name: index for index, name in enumerate(foreground)}
     # Unread otherwise, so that the default, VOC's, does not stand in the way of other classes.
@@ -95,6 +99,7 @@ def build(config) -> Method:
     options = {"selection": config.eps.selection, "overlap_min": config.eps.overlap_min,
                "mix": config.eps.mix, "banned": banned}
     model = registry.build_classifier(config.model, len(foreground) + 1)
+    infer.check_method(config.infer, model.backbone)
 
     def losses(output, batch):
         scores_bk, aux = output

@@ -10,7 +10,7 @@ canvas      exact   every side is round(side * scale), as AffinityNet, IRN and E
                     new photo size compiles anew.
             bucket  the same numbers from few programs: scaled photos are padded to multiples of
                     `grid` pixels and the network sees zeros outside of each (models/padded.py).
-                    For networks with PyTorch's padding (ResNets, VGG).
+                    For encoders with PyTorch's padding (ResNets, VGG).
             grid    photos are first taken to the nearest multiples of `grid` pixels, which bends
                     their aspect slightly. For runs of minutes, and for EfficientNet.
             square  squares of `side` pixels times scale, whatever the photo's aspect (TransCAM).
@@ -19,9 +19,10 @@ align       maps are enlarged to the photo's sides taken up to multiples of `ali
             16, so that a map of stride 16 is not squeezed); 1 enlarges to the photo itself.
 normalise   max     divided by its maximum + 1e-5.
             minmax  negative sums cut off, then from minimum to maximum (TransCAM, BAO).
-            none    as the method gives them, which one scale and no mirror image leave in 0..1.
+            none    as the method gives them: the mean over scales and mirror images.
 background  threshold  a pixel is background where no map is above `threshold`.
-            map        the method's map 0 is the background's; it takes part like the others.
+            map        the method's map 0 is the background's and takes part like the others (BAO);
+                       `threshold` is not read.
 """
 
 from __future__ import annotations
@@ -62,10 +63,26 @@ def check(infer) -> None:
             raise ValueError(f"config.infer.{name}={infer[name]}: want 1 or more")
     if infer.canvas == "bucket" and infer.grid % STRIDE:
         raise ValueError(f"config.infer.grid={infer.grid}: buckets are multiples of {STRIDE}")
-    if not infer.scales or min(infer.scales) <= 0:
+    if not infer.scales or not all(isinstance(scale, int | float) and 0 < scale < np.inf
+                                   for scale in infer.scales):
         raise ValueError(f"config.infer.scales={infer.scales}: want factors above 0")
     if not 0 <= infer.threshold <= 1:
         raise ValueError(f"config.infer.threshold={infer.threshold}: want a number in 0..1")
+
+
+def check_method(infer, encoder, *, background: bool = False, local: bool = True) -> None:
+    """Nothing; ValueError if `config.infer` asks for what a method on this encoder does not have.
+
+    encoder: the module.  background: the method has a map for it.  local: a map's value depends on
+    what its pixel sees through the encoder alone, and not on the whole map.
+    """
+    if infer.background == "map" and not background:
+        raise ValueError("config.infer.background='map': this method learns no map of the "
+                         "background; want 'threshold'")
+    if infer.canvas == "bucket" and not (local and hasattr(encoder, "own_side")):
+        what = type(encoder).__name__ if local else "this method"
+        raise ValueError(f"config.infer.canvas='bucket': {what} would see the padding; want "
+                         "'exact', 'grid' or 'square'")
 
 
 # ---- sizes -------------------------------------------------------------------------------------
@@ -106,16 +123,19 @@ def _scaled(size, scale):
 # ---- maps --------------------------------------------------------------------------------------
 
 
-def compiled(predict: Callable, variables, infer) -> Callable:
-    """(images, tags, sizes) → maps, what `class_maps` calls: a method's `predict`, compiled.
+def compiled(predict: Callable, variables, infer, own_side: Callable = padded.plain) -> Callable:
+    """(images, tags, sizes) → (maps, rows and columns of them that belong to each photo, None where
+    all do), what `class_maps` calls: a method's `predict`, compiled.
 
     predict: (variables, image_bhwc, tags_bk) → maps_bpqk at feature resolution, activated.
+    own_side: the encoder's, see `padded`; read with canvas = bucket.
     """
     def run(variables, image_bhwc, tags_bk, size_b2):
         if infer.canvas != "bucket":
-            return predict(variables, image_bhwc, tags_bk)
-        with padded.inside(size_b2, image_bhwc.shape[1:3]):
-            return predict(variables, image_bhwc, tags_bk)
+            return predict(variables, image_bhwc, tags_bk), None
+        with padded.inside(size_b2, image_bhwc.shape[1:3], own_side):
+            maps_bpqk = predict(variables, image_bhwc, tags_bk)
+            return maps_bpqk, padded.own_size(maps_bpqk.shape[1:3])
 
     return functools.partial(jax.jit(run), variables)
 
@@ -145,16 +165,17 @@ def class_maps(forward: Callable, photos: Sequence[np.ndarray], tags: Sequence[n
         if infer.flip:
             rows += [canvases.mirrored(row, size) for row, size in zip(rows, own, strict=True)]
             own += own
-        whole = sizes[0][1]
-        maps_bpqk = np.asarray(forward(np.stack(rows), tags_bk, np.int32(own)), np.float32)
+        maps_bpqk, own_b2 = jax.device_get(forward(np.stack(rows), tags_bk, np.int32(own)))
         for row, (sum_mhw, k) in enumerate(zip(sums, chosen, strict=True)):
-            found_pqm = _own_part(maps_bpqk[row][..., k], own[row], whole)
+            p, q = maps_bpqk.shape[1:3] if own_b2 is None else own_b2[row]
+            found_pqm = maps_bpqk[row, :p, :q][..., k].astype(np.float32)
             if infer.flip:
-                mirror_pqm = _own_part(maps_bpqk[row + infer.batch][..., k], own[row], whole)
+                mirror_pqm = maps_bpqk[row + infer.batch, :p, :q][..., k].astype(np.float32)
                 # Added before the bilinear enlargement, which is linear and the same to both sides.
                 found_pqm = found_pqm + mirror_pqm[:, ::-1]
             _add(sum_mhw, found_pqm, infer.align)
-    return [Maps(np.uint8(k if learnt else k + 1), NORMALISE[infer.normalise](s))
+    passes = len(infer.scales) * (1 + infer.flip)
+    return [Maps(np.uint8(k if learnt else k + 1), NORMALISE[infer.normalise](s, passes))
             for s, k in zip(sums, chosen, strict=True)]
 
 
@@ -191,15 +212,6 @@ def _network_input(photo_hw3, size, whole, data):
     return canvases.padded(image_hw3, whole)
 
 
-def _own_part(maps_pqm, size, whole):
-    """The features that belong to the photo and not to its padding."""
-    if size == whole:
-        return maps_pqm
-    p, q = (-(-side // (all_ // n)) for side, all_, n in
-            zip(size, whole, maps_pqm.shape[:2], strict=True))
-    return maps_pqm[:p, :q]
-
-
 def _add(sum_mhw, maps_pqm, align):
     """Adds enlarged maps to the sum."""
     h, w = sum_mhw.shape[1:]
@@ -207,14 +219,14 @@ def _add(sum_mhw, maps_pqm, align):
         one_hw += enlarge(map_pq, canvases.up((h, w), align))[:h, :w]
 
 
-def _by_max(sum_mhw):
+def _by_max(sum_mhw, _):
     """Each map divided by its own maximum + 1e-5."""
     if not len(sum_mhw):
         return sum_mhw
     return sum_mhw / (sum_mhw.max((1, 2), keepdims=True) + np.float32(_EPSILON))
 
 
-def _by_range(sum_mhw):
+def _by_range(sum_mhw, _):
     """Each map, without its negative part, from its minimum (0) to its maximum (1).
 
     As published: what is less than 1e-5 above the minimum becomes 0 BEFORE the minimum is taken
@@ -228,4 +240,6 @@ def _by_range(sum_mhw):
     return (sum_mhw - low - np.float32(_EPSILON)) / (high - low + np.float32(_EPSILON))
 
 
-NORMALISE = {"max": _by_max, "minmax": _by_range, "none": lambda sum_mhw: sum_mhw}
+# (sums, how many maps are in each) → maps
+NORMALISE = {"max": _by_max, "minmax": _by_range,
+             "none": lambda sum_mhw, passes: sum_mhw / np.float32(passes)}

@@ -44,11 +44,12 @@ def trainer(config, model, losses: Callable) -> tuple[Callable, Callable]:
     losses: ((scores_bk, aux), batch) → {name: scalar}, each already a mean over the rows of this
     device; their sum is minimised. Gradients are averaged over devices, so that with equal rows
     per device (the loader sees to it) the step is the one on the mean over all rows. Where norms
-    learn their statistics (the backbone's `norm` is "batch"), each device takes those of its rows,
-    and the running ones are averaged.
+    learn their statistics (the backbone's `norm` is "batch", and it is not frozen), each device
+    takes those of its rows, and the running ones are averaged.
     """
     update = optimizer(config, model)
-    moving = ["batch_stats"] if getattr(model.backbone, "norm", "") == "batch" else []
+    learns = not model.freeze and getattr(model.backbone, "norm", "") == "batch"
+    moving = ["batch_stats"] if learns else []
 
     def init(key) -> TrainState:
         variables = registry.load_encoder(first_variables(config, model, key), config.model)
@@ -82,6 +83,7 @@ def batches(config, *, saliency: bool):
     Photos without tags or saliency are a ValueError now, with their number, and not once a batch
     comes to them.
     """
+    _check_start(config)
     data = config.data
     keys = ("image", "tags") + (("saliency",) if saliency else ())
     # A folder of saliency maps takes the place of those in the packed set.
@@ -102,6 +104,17 @@ def batches(config, *, saliency: bool):
     index, count = parallel.process()
     return loader.Loader(source, steps, batch=rows, seed=config.seed, workers=data.workers,
                          process_index=index, process_count=count)
+
+
+def _check_start(config) -> None:
+    """Refuses to train a ResNet from random numbers where its norms do not learn statistics."""
+    model = config.model
+    still = model.encoder == "resnet38" or (
+        model.encoder in ("resnet50", "resnet101") and model.resnet.norm != "batch")
+    if still and not (model.encoder_weights or "init_weights" in config and config.init_weights):
+        raise ValueError(f"config.model.encoder_weights='': {model.encoder!r} cannot start random, "
+                         "its norms do not learn statistics; give weights from "
+                         "tools/convert_weights.py")
 
 
 def _jitter(strengths) -> tuple:

@@ -9,12 +9,14 @@ with a 3x3 head. Its maps are where BAO (cam/bao.py) begins.
 
 from __future__ import annotations
 
-from wsssjax.cam import learner
+from wsssjax.cam import infer, learner
 from wsssjax.cam.cam import tag_loss
 from wsssjax.core import parallel
 from wsssjax.core.method import Method
 from wsssjax.data import sources
-from wsssjax.models import attention_classifier
+from wsssjax.models import attention_classifier, registry
+
+LENGTHS = ("epoch_steps", "total_steps", "total_epochs")  # fields that `with_lengths` reads
 
 
 def build(config) -> Method:
@@ -24,13 +26,11 @@ def build(config) -> Method:
     background's score has no part in it. `predict` gives the K maps at feature resolution, raw:
     nothing is cut off before they are summed over scales.
     """
-    if config.infer.background != "threshold":
-        raise ValueError(f"config.infer.background={config.infer.background!r}: TransCAM learns no "
-                         "map of the background; want 'threshold'")
-    check_canvas(config)
+    registry.need(config, LENGTHS, "config.method='transcam'", "cam_voc_transcam.py")
     config, _ = with_lengths(config)
     model = attention_classifier.build(config.model, learner.foreground_count(config),
                                        background=False)
+    infer.check_method(config.infer, model.backbone)
 
     def losses(output, batch):
         scores_bk, _ = output
@@ -53,7 +53,7 @@ def with_lengths(config):
     Both are 0 where config.data.packed names no photos, as when label maps are made.
     """
     config, data = config.copy_and_resolve_references(), config.data
-    for name in ("epoch_steps", "total_steps", "total_epochs"):
+    for name in LENGTHS:
         if config[name] < 0:
             raise ValueError(f"config.{name} is {config[name]}; want 0 or more")
     epoch = config.epoch_steps
@@ -65,10 +65,3 @@ def with_lengths(config):
     with config.unlocked():
         config.total_steps = config.total_steps or config.total_epochs * epoch
     return config, epoch
-
-
-def check_canvas(config) -> None:
-    """ValueError where attention would look at the padding of a batch of different photos."""
-    if config.model.encoder == "conformer_small" and config.infer.canvas == "bucket":
-        raise ValueError("config.infer.canvas='bucket': attention looks at the padding, too; want "
-                         "'square'")

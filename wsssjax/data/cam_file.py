@@ -1,8 +1,9 @@
 """CAM files `<id>.npz`: class maps of one photo, without pickles.
 
 `classes` uint8 [m], class numbers from 1 · `cam` float16 [m,h,w], 0..1 · `size` int32 [2], height
-and width of the photo. The maps may be smaller than the photo, never larger. A method that scores
-the background too (a random walk, a dense CRF) puts it first, as class 0; classifiers do not.
+and width of the photo. The maps may be smaller than the photo, never larger. What scores
+the background too (BAO's classifier, a random walk, a dense CRF) puts it first, as class 0; other
+classifiers do not.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wsssjax.models import conformer_names, registry
-from wsssjax.models.conformer import Conv
+from wsssjax.models import conformer_names, registry, torch_names
+from wsssjax.models.layers import KaimingConv
 from wsssjax.models.vit import Linear
 
 BACKGROUND_LAYERS = ("label_enc", "classifier_x")  # what BAO has and TransCAM has not
@@ -49,7 +49,7 @@ class Heads(nn.Module):
         wide = jnp.promote_types(features.dtype, jnp.float32)
 
         def maps(x_bpqd, name):
-            head = Conv(self.num_classes + 1, 3, bias=True, dtype=self.dtype, name=name)
+            head = KaimingConv(self.num_classes + 1, 3, bias=True, dtype=self.dtype, name=name)
             return head(x_bpqd).astype(wide)
 
         raw = maps(features, "conv_cls_head")
@@ -74,7 +74,7 @@ class AttentionClassifier(nn.Module):
 
     background: also BAO's layers and `am` [b,p,q,K+1], activation maps of the image whose tags
     float32 [b,K] are given (None: no tag); raw, after attention.
-    freeze: no gradient reaches the encoder.
+    freeze: no gradient reaches the encoder, which runs in training as it does afterwards.
     """
 
     backbone: nn.Module
@@ -87,7 +87,7 @@ class AttentionClassifier(nn.Module):
         self.head = Heads(self.num_classes, self.background, self.dtype)
 
     def __call__(self, image_bhwc, tags_bk=None, *, train: bool):
-        _, aux = self.backbone(image_bhwc, train=train)
+        _, aux = self.backbone(image_bhwc, train=train and not self.freeze)
         if self.freeze:
             aux = jax.lax.stop_gradient(aux)
         found = self.head(aux, tags_bk)
@@ -117,10 +117,10 @@ def from_torch(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             rest[full] = value
             continue
         value = np.asarray(value, np.float32)
-        name = conformer_names.leaf(kind, value.ndim)
+        name = torch_names.leaf(kind, value.ndim)
         if name not in ("kernel", "bias"):
             raise ValueError(f"{full} {list(value.shape)}: no tensor of TransCAM or BAO")
-        flat[f"params/head/{layer}/{name}"] = conformer_names.moved(value)
+        flat[f"params/head/{layer}/{name}"] = torch_names.moved(value)
     encoder = conformer_names.from_torch(rest)
     return flat | {n.replace("/", "/backbone/", 1): x for n, x in encoder.items()}
 

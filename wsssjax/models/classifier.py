@@ -14,11 +14,15 @@ from wsssjax.core import weights
 from wsssjax.core.config import choose
 from wsssjax.models import layers
 
-POOLS = ("mean", "max")
 STARTS = {  # of the head's kernel [d, k]: (d) → initializer
     "xavier": lambda _: nn.initializers.xavier_uniform(),  # AffinityNet, EPS
     "torch": layers.torch_uniform,  # PyTorch's own, uniform within 1 / sqrt(d): IRN
 }
+
+
+def mean_pool(maps_bpqk):
+    """Scores [b, k]: the mean of each map."""
+    return maps_bpqk.mean((1, 2))
 
 
 class MapHead(nn.Module):
@@ -41,33 +45,38 @@ class Classifier(nn.Module):
 
     dropout: share of feature channels zeroed, whole maps at a time, in training only (then the
     maps are those of the dropped features too); needs the random stream "dropout".
-    pool: scores are the "mean" or the "max" of the maps. Padding pixels count.
-    freeze: no gradient reaches the encoder.
+    pool: maps [b, p, q, k] → scores; padding pixels count.
+    freeze: no gradient reaches the encoder, which runs in training as it does afterwards.
     start: how the head's kernel is drawn, "xavier" or "torch" (STARTS).
+    taps: names of the encoder's maps that the head reads, side by side; all of one grid.
     """
 
     backbone: nn.Module
     num_outputs: int
     dropout: float = 0.0
-    pool: str = "mean"
+    pool: Callable = mean_pool
     freeze: bool = False
     dtype: jnp.dtype = jnp.float32
     start: str = "xavier"
+    taps: tuple[str, ...] = ("features",)
 
     def setup(self):
-        if self.pool not in POOLS:
-            raise ValueError(f"pool {self.pool!r}: want {' or '.join(POOLS)}")
         choose(STARTS, self.start, "the start of a head")
         self.head = MapHead(self.num_outputs, self.dtype, self.start)
         self.drop = nn.Dropout(self.dropout, broadcast_dims=(1, 2))
 
     def __call__(self, image_bhwc, *, train: bool):
-        _, aux = self.backbone(image_bhwc, train=train)
+        _, aux = self.backbone(image_bhwc, train=train and not self.freeze)
         if self.freeze:
             aux = jax.lax.stop_gradient(aux)
-        maps_bpqk = self.head(self.drop(aux["features"], deterministic=not train))
-        scores_bk = maps_bpqk.mean((1, 2)) if self.pool == "mean" else maps_bpqk.max((1, 2))
-        return scores_bk, {**aux, "maps": maps_bpqk}
+        found = [choose(aux, tap, "config.model.taps") for tap in self.taps]
+        if len({x.shape[:3] for x in found}) != 1:
+            grids = ", ".join(f"{n} {x.shape[1]} x {x.shape[2]}" for n, x in
+                              zip(self.taps, found, strict=True))
+            raise ValueError(f"config.model.taps: want one grid, found {grids}")
+        features = self.drop(jnp.concatenate(found, -1), deterministic=not train)
+        maps_bpqk = self.head(features)
+        return self.pool(maps_bpqk), {**aux, "maps": maps_bpqk}
 
 
 def from_torch(tensors: dict[str, np.ndarray], trunk: Callable, head: str) -> dict:

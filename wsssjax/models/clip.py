@@ -27,8 +27,6 @@ from wsssjax.core.resize import resize_bicubic, resize_half_pixel
 from wsssjax.models.layers import normal
 from wsssjax.models.vit import Linear
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # of RGB in 0..1, as the weights were trained with
-STD = (0.26862954, 0.26130258, 0.27577711)
 EPSILON = 1e-5  # of every norm
 HEAD_WIDTH = 64  # channels of an attention head
 POSITIONS = {"bilinear": resize_half_pixel, "bicubic": resize_bicubic}
@@ -57,7 +55,6 @@ class TextSize(NamedTuple):
 
 
 SIZES = {"b16": Size(768, 12, 16, 14, 512)}
-TEXT_SIZES = {"b16": TextSize(512, 12, 49408, 77, 512)}
 
 
 def quick_gelu(x):

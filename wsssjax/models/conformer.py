@@ -16,7 +16,6 @@ run in `dtype`.
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -26,6 +25,7 @@ import numpy as np
 
 from wsssjax.core.config import choose
 from wsssjax.models import layers
+from wsssjax.models.layers import KaimingConv as Conv
 from wsssjax.models.norms import MODES, BatchNorm
 from wsssjax.models.vit import LayerNorm, Linear
 
@@ -60,9 +60,6 @@ _TAPPED = {4: "tap0", 8: "tap1", 11: "tap2"}
 
 
 # ---- layers ------------------------------------------------------------------------------------
-
-
-Conv = functools.partial(layers.TorchConv, bias=False, kernel_init=layers.kaiming_normal)
 
 
 class PatchConv(nn.Module):
@@ -277,7 +274,7 @@ class Conformer(nn.Module):
         base, rates = self._base, np.linspace(0.0, self.drop_path, DEPTH).tolist()
         x = Conv(base, 7, 2, dtype=self.dtype, name="conv1")(image_bhwc)
         x = nn.relu(BatchNorm(self.norm, STEM_EPSILON, name="bn1")(x, train=train))
-        stem = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        stem = layers.MaxPool(name="maxpool")(x)
         x, _ = ConvBlock(4 * base, 1, True, self.norm, self.dtype, name="conv_1")(
             stem, train=train)
         tokens = PatchConv(HEADS * base, 4, self.dtype, name="trans_patch_conv")(stem)

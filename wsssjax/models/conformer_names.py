@@ -6,6 +6,8 @@ import re
 
 import numpy as np
 
+from wsssjax.models import torch_names
+
 CLASSIFIERS = ("trans_cls_head", "conv_cls_head", "label_enc", "classifier_x")  # no encoder's parts
 _IN_BLOCK = r"(norm[12]|attn\.(qkv|proj)|mlp\.fc[12])"
 _IN_CONV = r"(conv[123]|bn[123]|residual_conv|residual_bn)"
@@ -13,7 +15,6 @@ _LAYER = re.compile(
     rf"(conv1|bn1|trans_patch_conv|trans_norm|conv_1\.{_IN_CONV}|trans_1\.{_IN_BLOCK}"
     rf"|conv_trans_\d+\.((cnn|fusion)_block\.{_IN_CONV}|trans_block\.{_IN_BLOCK}"
     r"|squeeze_block\.(conv_project|ln)|expand_block\.(conv_project|bn)))")
-_STATISTICS = {"running_mean": "mean", "running_var": "var"}
 
 
 def from_torch(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -32,10 +33,10 @@ def from_torch(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if (layer, kind) == ("", "cls_token"):
             flat["params/cls_token"] = value
             continue
-        if not _LAYER.fullmatch(layer) or not (name := leaf(kind, value.ndim)):
+        if not _LAYER.fullmatch(layer) or not (name := torch_names.leaf(kind, value.ndim)):
             raise ValueError(f"{full} {list(value.shape)}: no tensor of a Conformer")
-        top = "batch_stats" if kind in _STATISTICS else "params"
-        flat["/".join([top, *layer.split("."), name])] = moved(value)
+        top = "batch_stats" if kind in torch_names.STATISTICS else "params"
+        flat["/".join([top, *layer.split("."), name])] = torch_names.moved(value)
     return flat
 
 
@@ -50,19 +51,6 @@ def to_torch(flat: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             value.T if value.ndim == 2 else value)
         tensors[".".join([*layer, kinds[last]])] = np.ascontiguousarray(back)
     return tensors
-
-
-def leaf(kind: str, ndim: int) -> str | None:
-    """Our name of a layer's tensor by PyTorch's; None where there is no such tensor."""
-    names = {("weight", 1): "scale", ("weight", 2): "kernel", ("weight", 4): "kernel",
-             ("bias", 1): "bias"} | {(old, 1): new for old, new in _STATISTICS.items()}
-    return names.get((kind, ndim))
-
-
-def moved(value: np.ndarray) -> np.ndarray:
-    """A tensor with its axes in our order: kernels read from input to output."""
-    order = {4: (2, 3, 1, 0), 2: (1, 0)}.get(value.ndim)
-    return np.ascontiguousarray(value.transpose(order)) if order else value
 
 
 def passed_over(tensors: dict[str, np.ndarray]) -> list[str]:

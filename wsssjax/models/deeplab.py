@@ -25,7 +25,7 @@ import numpy as np
 
 from wsssjax.core import weights
 from wsssjax.core.resize import resize_half_pixel
-from wsssjax.models import layers, padded, resnet
+from wsssjax.models import layers, padded, resnet, torch_names
 from wsssjax.models.norms import BatchNorm
 
 _GAUSSIAN = layers.normal(0.01)  # Caffe's start of new layers; their biases start at 0
@@ -218,8 +218,6 @@ def from_torch(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         value = np.asarray(value, np.float32)
         if not place or value.ndim != {"weight": 4, "bias": 1}[place[2]]:
             raise ValueError(f"{full} {list(value.shape)}: no tensor of a DeepLab v2")
-        if place[2] == "weight":
-            value = value.transpose(2, 3, 1, 0)
-        kind = {"weight": "kernel", "bias": "bias"}[place[2]]
-        flat[f"params/head/{place[1]}/{kind}"] = np.ascontiguousarray(value)
+        leaf = torch_names.leaf(place[2], value.ndim)
+        flat[f"params/head/{place[1]}/{leaf}"] = torch_names.moved(value)
     return flat

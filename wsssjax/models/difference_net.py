@@ -30,7 +30,7 @@ from jax import lax
 from wsssjax.core import weights
 from wsssjax.core.constants import IGNORE
 from wsssjax.core.resize import resize_half_pixel
-from wsssjax.models import layers, registry, resnet38
+from wsssjax.models import layers, registry, resnet38, torch_names
 
 GRID = 4  # pixels of the image per cell
 INIT_SIDE = 64  # pixels; parameters do not depend on it
@@ -240,7 +240,7 @@ class DifferenceSegmenter(nn.Module):
     """(logits float32 [b,h,w,k] of the main branch at the size of the image, aux of the encoder).
 
     branches: 1, or 2: a second head and difference network on the same encoder.
-    freeze: no gradient reaches the encoder.
+    freeze: no gradient reaches the encoder, which runs in training as it does afterwards.
     width, dilation: of the heads.
     """
 
@@ -272,7 +272,7 @@ class DifferenceSegmenter(nn.Module):
     def segment(self, image_bhwc, *, train: bool) -> Segments:
         """What all branches give, at the grid."""
         grid = grid_size(image_bhwc.shape[1:3])
-        _, aux = self.backbone(image_bhwc, train=train)
+        _, aux = self.backbone(image_bhwc, train=train and not self.freeze)
         if self.freeze:
             aux = lax.stop_gradient(aux)
         found = self._heads(aux["features"], BRANCHES[: self.branches])
@@ -351,7 +351,7 @@ def predict(model: DifferenceSegmenter, variables: dict, image_bhwc: jax.Array) 
 _LAYERS = re.compile(
     r"seg_(main|sub)\.(seg1\.(conv1|bn1)|seg2)|dd_head\d\.conv1ab\.(conv1|bn1)|"
     r"dd\d\.(conv1c\.(conv1|bn1)|conv1abc\.(conv[123]|bn[123d]|downsample)|pred_abc)")
-_NORM_NAMES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+_LEAVES = {True: ("scale", "bias", "mean", "var"), False: ("kernel", "bias")}  # of norms, of others
 
 
 def from_torch(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -371,16 +371,10 @@ def from_torch(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if kind == "num_batches_tracked":
             continue
         value = np.asarray(value, np.float32)
-        path = layer.split(".")
-        if not _LAYERS.fullmatch(layer):
+        norm = layer.rpartition(".")[2].startswith("bn")
+        leaf = torch_names.leaf(kind, value.ndim)
+        if not _LAYERS.fullmatch(layer) or leaf not in _LEAVES[norm]:
             raise ValueError(f"{full} {list(value.shape)}: no tensor of SSDD's networks")
-        if path[-1].startswith("bn") and kind in _NORM_NAMES and value.ndim == 1:
-            path = ["batch_stats", *path, _NORM_NAMES[kind]]
-        elif kind == "weight" and value.ndim == 4:
-            path, value = ["params", *path, "kernel"], value.transpose(2, 3, 1, 0)
-        elif kind == "bias" and value.ndim == 1:
-            path = ["params", *path, "bias"]
-        else:
-            raise ValueError(f"{full} {list(value.shape)}: no tensor of SSDD's networks")
-        flat["/".join(path)] = np.ascontiguousarray(value)
+        top = "batch_stats" if norm else "params"
+        flat["/".join([top, *layer.split("."), leaf])] = torch_names.moved(value)
     return flat | weights.under("backbone", resnet38.from_torch(encoder))

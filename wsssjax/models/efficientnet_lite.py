@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from wsssjax.models import layers
+from wsssjax.models import layers, torch_names
 
 INPUT_MEAN = (127 / 255,) * 3  # of RGB in 0..1: the weights want (x - 127) / 128
 INPUT_STD = (128 / 255,) * 3
@@ -175,17 +175,11 @@ def from_torch(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             path = [f"blocks_{path[1]}", path[2]]
         path = [part.removeprefix("_") for part in path]
         value = np.asarray(value, np.float32)
-        if kind == "weight" and value.ndim == 4:
-            path, value = ["params", *path, "kernel"], value.transpose(2, 3, 1, 0)
-        elif kind == "weight" and value.ndim == 2:
-            path, value = ["params", *path, "kernel"], value.T
-        elif kind in ("weight", "bias") and value.ndim == 1:
-            path = ["params", *path, {"weight": "scale", "bias": "bias"}[kind]]
-        elif kind in ("running_mean", "running_var"):
-            path = ["batch_stats", *path, kind.removeprefix("running_")]
-        else:
+        leaf = torch_names.leaf(kind, value.ndim)
+        if not leaf:
             raise ValueError(f"{name} {list(value.shape)}: no tensor of an EfficientNet-Lite")
-        flat["/".join(path)] = np.ascontiguousarray(value)
+        top = "batch_stats" if kind in torch_names.STATISTICS else "params"
+        flat["/".join([top, *path, leaf])] = torch_names.moved(value)
     return flat
 
 

@@ -220,6 +220,28 @@ class TorchConv(nn.Module):
         return y
 
 
+# As torchvision builds residual networks: a norm behind it has the bias.
+KaimingConv = functools.partial(TorchConv, bias=False, kernel_init=kaiming_normal)
+
+
+class MaxPool(nn.Module):
+    """The largest of 3x3 pixels at every pixel, or at every second one from the first on:
+    [b, ceil(h / stride), ceil(w / stride), d].
+
+    ceil: a last window that begins in the padding counts, too, so that at stride 2 an even side n
+    gives n / 2 + 1 (the networks of Caffe).
+    """
+
+    stride: int = 2
+    ceil: bool = False
+
+    reaches = True  # see `padded`; it follows a ReLU, so zeros around are no rival
+
+    def __call__(self, x_bhwc):
+        pads = [(1, 1 + self.ceil * (1 - side) % self.stride) for side in x_bhwc.shape[1:3]]
+        return nn.max_pool(x_bhwc, (3, 3), (self.stride,) * 2, pads)
+
+
 class TorchUpsample(nn.Module):
     """A transposed convolution whose kernel side equals its stride: each pixel becomes a block.
 

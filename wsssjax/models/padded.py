@@ -5,7 +5,9 @@ whatever the layers before made of the padding instead (a bias, for instance). `
 sets each convolution's and pooling's input to zero beyond its photo's own rows and columns, so that
 few compiled sizes serve all photos. Right for networks that pad every layer by half a kernel on
 both sides, as PyTorch's do: then ceil(side / stride) features belong to a photo (`plain`; `caffe`
-for a first pool that rounds up). (EfficientNet's "SAME" pads by the parity of the side.)
+for a first pool that rounds up). An encoder of that kind says so by its attribute `own_side`, the
+function that counts its features; all others see their padding (EfficientNet's "SAME" pads by the
+parity of the side, attention looks everywhere).
 
 Layers whose result depends on a photo's size beyond that ask here: `mean` and `resize`.
 """

@@ -10,7 +10,7 @@ under `conformer`; classifiers `dropout`, segmenters
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +35,7 @@ from wsssjax.models import (
     vit,
     vit_names,
 )
-from wsssjax.models.classifier import Classifier
+from wsssjax.models.classifier import Classifier, mean_pool
 from wsssjax.models.segmenter import Segmenter
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -50,27 +50,50 @@ class Encoder(NamedTuple):
 
 
 def _cnn(kind: Callable) -> Callable:
-    return lambda config, dtype: kind(output_stride=config.output_stride, dtype=dtype)
+    return lambda config, dtype: kind(output_stride=_field(config, "output_stride"), dtype=dtype)
 
 
 def _resnet(depth: int) -> Callable:
-    return lambda config, dtype: resnet.ResNet(depth, config.output_stride, dtype=dtype,
-                                               **config.resnet)
+    return lambda config, dtype: resnet.ResNet(depth, _field(config, "output_stride"),
+                                               dtype=dtype, **_field(config, "resnet"))
 
 
 def _vit(size: str, registers: int) -> Callable:
-    return lambda config, dtype: vit.ViT(vit.SIZES[size], registers, dtype, **config.vit)
+    return lambda config, dtype: vit.ViT(vit.SIZES[size], registers, dtype, **_field(config, "vit"))
 
 
 def _clip(size: str) -> Callable:
-    return lambda config, dtype: clip.ImageTower(clip.SIZES[size], dtype, **config.clip)
+    return lambda config, dtype: clip.ImageTower(clip.SIZES[size], dtype, **_field(config, "clip"))
 
 
 def _conformer(config, dtype):
-    if "conformer" not in config:
-        raise ValueError("config.model.encoder='conformer_small' wants the fields of "
-                         "config.model.conformer; begin with configs/cam_voc_transcam.py")
-    return conformer.Conformer(dtype=dtype, **config.conformer)
+    return conformer.Conformer(dtype=dtype, **_field(config, "conformer"))
+
+
+def _field(config, name: str):
+    need({"model": config}, [f"model.{name}"], f"config.model.encoder={config.encoder!r}",
+         _EXAMPLES[name])
+    return config[name]
+
+
+_EXAMPLES = {  # configs that have what some encoders read
+    "clip": "cam_voc_clip.py", "conformer": "cam_voc_transcam.py",
+    "output_stride": "cam_voc_cam.py", "resnet": "cam_voc_cam.py:resnet50",
+    "vit": "semi_voc_unimatch_v2.py"}
+
+
+def need(config: Any, names: Sequence[str], who: str, example: str) -> None:
+    """ValueError unless the fields `names`, such as "model.taps", are there.
+
+    who: what reads them.  example: of configs/, one that has them.
+    """
+    for name in names:
+        node = config
+        for part in name.split("."):
+            if part not in node:
+                raise ValueError(f"{who}: reads config.{name}, which this config has not; begin "
+                                 f"with configs/{example}")
+            node = node[part]
 
 
 ENCODERS = {
@@ -130,14 +153,14 @@ def build_encoder(config: Any):
     return encoder.module(config, _dtype(config))
 
 
-def build_classifier(config: Any, num_outputs: int, *, pool: str = "mean",
-                     start: str = "xavier") -> Classifier:
+def build_classifier(config: Any, num_outputs: int, *, pool: Callable = mean_pool,
+                     start: str = "xavier", taps: tuple[str, ...] = ("features",)) -> Classifier:
     """A classifier with `num_outputs` class maps on the encoder of config.model.
 
-    start: how its head is drawn (classifier.STARTS).
+    pool, start, taps: see `Classifier`.
     """
     return Classifier(build_encoder(config), num_outputs, config.dropout, pool,
-                      config.freeze_encoder, _dtype(config), start)
+                      config.freeze_encoder, _dtype(config), start, taps)
 
 
 def build_segmenter(config: Any, num_classes: int) -> Segmenter:

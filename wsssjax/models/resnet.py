@@ -8,8 +8,8 @@ the norms learns; both are fields.
 
 from __future__ import annotations
 
-import functools
 import re
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -17,7 +17,9 @@ import numpy as np
 from jax import lax
 
 from wsssjax.core.config import choose
-from wsssjax.models import layers
+from wsssjax.models import padded, torch_names
+from wsssjax.models.layers import KaimingConv as Conv
+from wsssjax.models.layers import MaxPool
 from wsssjax.models.norms import MODES, BatchNorm
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # by depth
@@ -34,25 +36,6 @@ def _of(table: dict, value: int, field: str):
     if value not in table:
         raise ValueError(f"resnet {field} {value}: want one of {', '.join(map(str, table))}")
     return table[value]
-
-
-Conv = functools.partial(layers.TorchConv, bias=False, kernel_init=layers.kaiming_normal)
-
-
-class MaxPool(nn.Module):
-    """The largest of 3x3 pixels, at every second: [b, ceil(h/2), ceil(w/2), d].
-
-    ceil: a last window that begins in the padding counts, too, so that an even side n gives
-    n / 2 + 1 (the networks of Caffe).
-    """
-
-    ceil: bool = False
-
-    reaches = True  # see `padded`
-
-    def __call__(self, x_bhwc):
-        pads = [(1, 1 + (self.ceil and side % 2 == 0)) for side in x_bhwc.shape[1:3]]
-        return nn.max_pool(x_bhwc, (3, 3), (2, 2), pads)
 
 
 class Bottleneck(nn.Module):
@@ -106,8 +89,7 @@ class ResNet(nn.Module):
     activations need not be kept), "" to train them all. Give them an lr factor of 0 as well, since
     weight decay needs no gradient.
     layout: "torchvision", or "caffe": the stride of a block on its first convolution and a max pool
-    that rounds up (DeepLab v2). Even sides then give one feature more, which models/padded.py does
-    not know of.
+    that rounds up (DeepLab v2). Even sides then give one feature more.
     width: factor on all channel counts; below 1 for tests.
     """
 
@@ -133,6 +115,10 @@ class ResNet(nn.Module):
     def feature_width(self) -> int:
         return self.tap_widths[-1]
 
+    @property
+    def own_side(self) -> Callable:
+        return padded.caffe if self.layout == "caffe" else padded.plain
+
     def _scaled(self, channels: int) -> int:
         return max(2, round(channels * self.width))
 
@@ -156,7 +142,7 @@ class ResNet(nn.Module):
         caffe = self.layout == "caffe"
         x = Conv(self._scaled(64), 7, 2, dtype=self.dtype, name="conv1")(image_bhwc)
         x = nn.relu(BatchNorm(self.norm, _EPSILON, name="bn1")(x, train=train))
-        x = MaxPool(caffe, name="maxpool")(x)
+        x = MaxPool(ceil=caffe, name="maxpool")(x)
         aux = {}
         for index, (stage, dilations) in enumerate(
                 zip(STAGES, self._block_dilations(strides), strict=True)):
@@ -174,7 +160,6 @@ class ResNet(nn.Module):
 
 # ---- weights -----------------------------------------------------------------------------------
 
-_NORM_NAMES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 _LAYER = re.compile(r"(conv|bn)1|layer[1-4]\.\d+\.((conv|bn)[1-3]|downsample\.[01])")
 # IRN's network holds each layer under several names: its backbone, then as stages of two kinds.
 _STEM = {"0": "conv1", "1": "bn1"}
@@ -220,16 +205,14 @@ def from_torch(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             continue
         value = np.asarray(value, np.float32)
         known = _LAYER.fullmatch(layer)
-        is_conv = known and ("conv" in layer or layer.endswith("downsample.0"))
-        path = re.sub(r"(layer\d|downsample)\.", r"\1_", layer).replace(".", "/")
-        if is_conv and kind == "weight" and value.ndim == 4:
-            path, value = f"params/{path}/kernel", value.transpose(2, 3, 1, 0)
-        elif known and not is_conv and kind in _NORM_NAMES and value.ndim == 1:
-            top = "params" if kind in ("weight", "bias") else "batch_stats"
-            path = f"{top}/{path}/{_NORM_NAMES[kind]}"
-        else:
+        is_conv = "conv" in layer or layer.endswith("downsample.0")
+        leaf = torch_names.leaf(kind, value.ndim)
+        if not known or not leaf or is_conv != (leaf == "kernel"):
             raise ValueError(f"{full} {list(value.shape)}: no tensor of a ResNet-50 or -101")
+        top = "batch_stats" if kind in torch_names.STATISTICS else "params"
+        path = re.sub(r"(layer\d|downsample)\.", r"\1_", layer).replace(".", "/")
+        path, value = f"{top}/{path}/{leaf}", torch_names.moved(value)
         if path in flat and not np.array_equal(flat[path], value):
             raise ValueError(f"{full}: differs from the same layer under its other name")
-        flat[path] = np.ascontiguousarray(value)
+        flat[path] = value
     return flat

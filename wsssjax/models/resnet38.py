@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from wsssjax.models import layers
+from wsssjax.models import layers, padded, torch_names
 
 FEATURE_WIDTH = 4096
 HEADS = ("fc8", "f8_3", "f8_4", "f8_5", "f9")  # of the published models; no part of the encoder
@@ -129,6 +130,10 @@ class ResNet38(nn.Module):
     def feature_width(self) -> int:
         return self._scaled(FEATURE_WIDTH)
 
+    @property
+    def own_side(self) -> Callable:
+        return padded.plain
+
     def _scaled(self, channels: int) -> int:
         return max(2, round(channels * self.width))
 
@@ -157,7 +162,6 @@ class ResNet38(nn.Module):
 
 # ---- weights -----------------------------------------------------------------------------------
 
-_NORM_NAMES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 _LAYER = re.compile(r"conv1a|bn7|b\d(_\d)?\.(conv|bn)_branch\d\w*")
 
 
@@ -176,14 +180,11 @@ def from_torch(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             continue
         value = np.asarray(value, np.float32)
         known = _LAYER.fullmatch(layer)
-        if known and "conv" in layer and kind == "weight" and value.ndim == 4:
-            path = ["params", *layer.split("."), "kernel"]
-            value = value.transpose(2, 3, 1, 0)
-        elif known and "bn" in layer and kind in _NORM_NAMES and value.ndim == 1:
-            path = ["batch_stats", *layer.split("."), _NORM_NAMES[kind]]
-        else:
+        leaf = torch_names.leaf(kind, value.ndim)
+        if not known or not leaf or ("conv" in layer) != (leaf == "kernel"):
             raise ValueError(f"{full} {list(value.shape)}: no tensor of a ResNet-38")
-        flat["/".join(path)] = np.ascontiguousarray(value)
+        top = "params" if leaf == "kernel" else "batch_stats"
+        flat["/".join([top, *layer.split("."), leaf])] = torch_names.moved(value)
     return flat
 
 

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 
-from wsssjax.models import padded
-
 
 class Segmenter(nn.Module):
     """(logits float32 [b, h, w, k] at the size of the image, aux of the encoder).
@@ -38,9 +36,8 @@ class Segmenter(nn.Module):
 
     @property
     def own_side(self) -> Callable:
-        """How many features belong to a photo in a padded batch: a function of `padded`."""
-        caffe = getattr(self.backbone, "layout", "") == "caffe"
-        return padded.caffe if caffe else padded.plain
+        """How many features belong to a photo in a padded batch: see `padded`."""
+        return self.backbone.own_side
 
     def __call__(self, image_bhwc, *, train: bool, drop: Sequence[jax.Array] | None = None):
         taps, aux = self._taps(image_bhwc, train)

@@ -10,6 +10,7 @@ linear layers are no part of the encoder; `models/deeplab.py` has the layers in 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -17,24 +18,13 @@ import numpy as np
 from jax import lax
 
 from wsssjax.core.config import choose
-from wsssjax.models import layers
+from wsssjax.models import layers, padded, torch_names
 
 STAGES = (  # name, width, number of convolutions, stride of the pool behind them, dilation
     ("conv1", 64, 2, 2, 1), ("conv2", 128, 2, 2, 1), ("conv3", 256, 3, 2, 1),
     ("conv4", 512, 3, 1, 1), ("conv5", 512, 3, 1, 2),
 )
 TAPS = ("conv2", "conv3", "conv4")  # stages whose result tap0..tap2 are, before their pools
-
-
-class MaxPool(nn.Module):
-    """The largest of 3x3 pixels at every pixel, or at every second one from the first on."""
-
-    stride: int
-
-    reaches = True  # see `padded`; what comes in is not negative, so zeros around are no rival
-
-    def __call__(self, x_bhwc):
-        return nn.max_pool(x_bhwc, (3, 3), (self.stride,) * 2, ((1, 1), (1, 1)))
 
 
 class VGG16(nn.Module):
@@ -65,6 +55,10 @@ class VGG16(nn.Module):
     def feature_width(self) -> int:
         return self._scaled(512)
 
+    @property
+    def own_side(self) -> Callable:
+        return padded.plain
+
     def _scaled(self, channels: int) -> int:
         return max(2, round(channels * self.width))
 
@@ -86,7 +80,7 @@ class VGG16(nn.Module):
             if name in TAPS:
                 aux[f"tap{TAPS.index(name)}"] = x
             if name != STAGES[-1][0] or self.pool5:
-                x = MaxPool(stride, name=f"features_{place}")(x)
+                x = layers.MaxPool(stride, name=f"features_{place}")(x)
             place += 1
         aux["tap3"] = aux["features"] = x
         return x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2)), aux
@@ -112,8 +106,6 @@ def from_torch(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if not known or value.ndim != {"weight": 4, "bias": 1}[known[2]]:
             raise ValueError(f"{full} {list(value.shape)}: no tensor of a VGG-16 without batch "
                              "norm")
-        if known[2] == "weight":
-            value = value.transpose(2, 3, 1, 0)
-        kind = {"weight": "kernel", "bias": "bias"}[known[2]]
-        flat[f"params/features_{known[1]}/{kind}"] = np.ascontiguousarray(value)
+        leaf = torch_names.leaf(known[2], value.ndim)
+        flat[f"params/features_{known[1]}/{leaf}"] = torch_names.moved(value)
     return flat
