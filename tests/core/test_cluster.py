@@ -69,7 +69,7 @@ def test_ray_keeps_the_order_loses_nothing_and_names_errors(two_machines, tmp_pa
         list(cluster.each(work, [1, 99, 2], "ray"))
 
 
-def test_selection_on_a_cluster_outlives_a_worker(two_machines, pairs):
+def test_selection_on_a_cluster_outlives_a_worker(two_machines, pairs, monkeypatch):
     marker = pairs / "killed"
 
     def of(name, first_hw, second_hw):
@@ -79,7 +79,9 @@ def test_selection_on_a_cluster_outlives_a_worker(two_machines, pairs):
         return [np.mean(first_hw == second_hw)]
 
     signals = stream.Signals(("same",), of, lambda name: ())
-    want = kit.options(pairs, "ray", signals=signals)
+    job = stream.Job
+    monkeypatch.setattr(stream, "Job", lambda *args: job(*args[:4], signals))
+    want = kit.options(pairs, "ray")
     run(**want, executor="ray")
     assert marker.exists()
     run(**{**want, "out": str(pairs / "threads")})

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wsssjax.core.constants import IGNORE
-from wsssjax.select import iou
+from wsssjax.select import iou, iou_device
 
 
 def random_pair(rng, size, num_classes, ignored=0.1):
@@ -38,11 +38,23 @@ def test_all_paths_count_as_by_hand(num_classes, ignored):
         np.testing.assert_array_equal(iou.count_pairs(pairs, num_classes, host=host), want)
 
 
+@pytest.mark.parametrize("pool", ["first", "second"])
+def test_areas_of_the_pool_are_of_the_whole_map(pool):
+    rng = np.random.default_rng(4)
+    pairs = [random_pair(rng, size, 6, ignored) for size in [(7, 9), (20, 11)]
+             for ignored in (0.0, 0.3, 1.0)]
+    want = [[(pair[pool == "second"] == c).sum() for c in range(6)] for pair in pairs]
+    for host in (True, False):
+        counts, areas = iou.count_whole(pairs, 6, pool, host=host)
+        np.testing.assert_array_equal(areas, want)
+        np.testing.assert_array_equal(counts, iou.count_pairs(pairs, 6, host=host))
+
+
 def test_kernel_without_numba_equals_the_compiled_one():
     rng = np.random.default_rng(0)
     for _ in range(50):
         first, second = (m.reshape(-1) for m in random_pair(rng, (9, 17), 6))
-        counts = np.zeros((2, 3, 256), np.int64)
+        counts = np.zeros((2, 5, 256), np.int64)
         iou._count_bins(first, second, counts[0])
         iou._host_kernel()(first, second, counts[1])
         np.testing.assert_array_equal(*counts)
@@ -52,7 +64,8 @@ def test_pair_counts_is_exact_where_float32_is_not():
     size = (1, 4097, 4096)  # 16,781,312 pixels; float32 stops counting at 16,777,216
     first, second = np.ones(size, np.uint8), np.ones(size, np.uint8)
     second[0, 0, 0] = 0
-    for counts in (iou.pair_counts(first, second, 2), iou.pair_counts_host(first, second, 2)):
+    for count in (iou_device.pair_counts, iou.pair_counts_host):
+        counts = count(first, second, 2)
         assert [int(c[0, 1]) for c in counts] == [16781311, 16781312, 16781311]
 
 

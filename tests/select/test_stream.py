@@ -225,17 +225,6 @@ def test_signals_stand_in_columns_and_their_files_count(pairs, seen):
     extra.write_text("0.25")
     assert (columns()["half"] == 0.25).all() and len(seen) == COUNT
 
-    def score(scored, found):
-        return -np.concatenate([b.signals["same"] for b in scored]).astype(np.float64)
-
-    run(**options(pairs, score=score, signals=signals))
-    from wsssjax.select import store
-
-    table = store.read_table(pairs / "out")
-    assert table["score"] == [-float(v) for v in got["same"]] and table["score"] != table["iou"]
-    best = min(range(COUNT), key=lambda i: (table["rank"][i]))
-    assert table["score"][best] == max(table["score"])
-
 
 def inner_pair(pairs, name):
     return [label_map.read(pairs / folder / f"{name}.png", 4) for folder in ("first", "second")]

@@ -66,9 +66,9 @@ def hash_what(ids: Sequence[str], num_classes: int, pool: str, signals: Sequence
     return files.hash_value([SCHEMA, files.hash_ids(ids), num_classes, pool, list(signals)])
 
 
-def hash_files(paths: Sequence[str | os.PathLike]) -> str:
-    """Changes when one of the files does, as far as name, size and time tell."""
-    stats = [(os.path.abspath(path), os.stat(path)) for path in paths]
+def hash_files(paths: Sequence[str]) -> str:
+    """Changes when one of the files does, as far as (absolute) name, size and time tell."""
+    stats = [(path, os.stat(path)) for path in paths]
     return files.hash_value([(name, s.st_size, s.st_mtime_ns) for name, s in stats])
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
+import importlib.util
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from wsssjax.core.compiled import numba, once
@@ -15,7 +16,6 @@ from wsssjax.core.config import choose
 from wsssjax.core.constants import BACKGROUND, IGNORE
 
 EIGHT = np.uint64(0x0101010101010101)  # times a byte: eight copies of it
-PAD = 256  # accelerators see maps padded to multiples of this many pixels, so few shapes compile
 
 
 class PairCounts(NamedTuple):
@@ -27,29 +27,9 @@ class PairCounts(NamedTuple):
     second: np.ndarray
 
 
-@functools.partial(jax.jit, static_argnames="num_classes")
-def pair_counts(first_bhw, second_bhw, num_classes: int) -> PairCounts:
-    """Counts of a batch of pairs on an accelerator, int32 and exact.
-
-    first_bhw, second_bhw: uint8, 0..num_classes-1 or IGNORE; other values count nowhere.
-    num_classes: background included, at most 254.
-    One fused compare-and-sum per class: it reads bytes at memory speed, needs no array of pixels
-    times classes, and unlike scattered additions it has no order in which results could differ.
-    """
-    known_bhw = (first_bhw != IGNORE) & (second_bhw != IGNORE)
-
-    def count(class_id):
-        first = (first_bhw == class_id) & known_bhw
-        second = (second_bhw == class_id) & known_bhw
-        maps = (first & second, first, second)
-        return tuple(m.sum(axis=(1, 2), dtype=jnp.int32) for m in maps)
-
-    counts_kb = jax.lax.map(count, jnp.arange(num_classes, dtype=jnp.uint8))
-    return PairCounts(*(c.T for c in counts_kb))
-
-
-def _count_runs(first_n, second_n, counts_3k):
-    """Adds one pair's counts to counts_3k int64 [3, 256]."""
+def _count_runs(first_n, second_n, counts_5k):
+    """Adds one pair's counts to counts_5k int64 [5, 256]: those of PairCounts, then the areas in
+    the whole first and the whole second map."""
     # Label maps are long runs of one value: one addition a run, and inside a run eight pixels are
     # compared at a time.
     count = first_n.size
@@ -68,20 +48,22 @@ def _count_runs(first_n, second_n, counts_3k):
                 i += 1
             else:
                 break
+        counts_5k[3, a] += i - start
+        counts_5k[4, b] += i - start
         if a != IGNORE and b != IGNORE:
-            counts_3k[1, a] += i - start
-            counts_3k[2, b] += i - start
+            counts_5k[1, a] += i - start
+            counts_5k[2, b] += i - start
             if a == b:
-                counts_3k[0, a] += i - start
+                counts_5k[0, a] += i - start
         start = i
 
 
-def _count_bins(first_n, second_n, counts_3k):
+def _count_bins(first_n, second_n, counts_5k):
     """The same as `_count_runs` without a compiler."""
     known = (first_n != IGNORE) & (second_n != IGNORE)
     first, second = first_n[known], second_n[known]
-    for row, values in enumerate((first[first == second], first, second)):
-        counts_3k[row] += np.bincount(values, minlength=256)
+    for row, values in enumerate((first[first == second], first, second, first_n, second_n)):
+        counts_5k[row] += np.bincount(values, minlength=256)
 
 
 def _host_kernel():
@@ -94,17 +76,28 @@ def _flat(map_hw) -> np.ndarray:
     return flat if flat.ctypes.data % 8 == 0 else flat.copy()
 
 
-def pair_counts_host(first_bhw, second_bhw, num_classes: int) -> PairCounts:
-    """The same counts as `pair_counts` on the host, as int64 numpy arrays."""
-    counts_b3k = np.zeros((len(first_bhw), 3, 256), np.int64)
-    for first_hw, second_hw, counts_3k in zip(first_bhw, second_bhw, counts_b3k, strict=True):
+def _host_counts(first_bhw, second_bhw, num_classes: int) -> np.ndarray:
+    """int64 [5, b, k], see `_count_runs`."""
+    counts_b5k = np.zeros((len(first_bhw), 5, 256), np.int64)
+    for first_hw, second_hw, counts_5k in zip(first_bhw, second_bhw, counts_b5k, strict=True):
         assert first_hw.shape == second_hw.shape, (first_hw.shape, second_hw.shape)
-        _host_kernel()(_flat(first_hw), _flat(second_hw), counts_3k)
-    return PairCounts(*(counts_b3k[:, row, :num_classes] for row in range(3)))
+        _host_kernel()(_flat(first_hw), _flat(second_hw), counts_5k)
+    return counts_b5k.transpose(1, 0, 2)[..., :num_classes]
+
+
+def pair_counts_host(first_bhw, second_bhw, num_classes: int) -> PairCounts:
+    """The same counts as `iou_device.pair_counts` on the host, as int64 numpy arrays."""
+    return PairCounts(*_host_counts(first_bhw, second_bhw, num_classes)[:3])
 
 
 def on_host() -> bool:
     """Whether counting runs on the host: with no accelerator, compiled loops beat XLA 200 times."""
+    # Where no plugin for one is installed, JAX need not be loaded to know that it finds none.
+    if "jax" not in sys.modules and not (importlib.metadata.entry_points(group="jax_plugins")
+                                         or importlib.util.find_spec("libtpu")):
+        return True
+    import jax
+
     return jax.default_backend() == "cpu"
 
 
@@ -114,20 +107,27 @@ def count_pairs(pairs: Sequence[tuple[np.ndarray, np.ndarray]], num_classes: int
 
     pairs: uint8 [h, w] twice, equal sizes within a pair.  host: None asks `on_host`.
     """
+    return count_whole(pairs, num_classes, "second", host)[0]
+
+
+def count_whole(pairs: Sequence[tuple[np.ndarray, np.ndarray]], num_classes: int, pool: str,
+                host: bool | None = None) -> tuple[PairCounts, np.ndarray]:
+    """(what `count_pairs` gives, class areas int64 [b, k] in the whole maps of the pool).
+
+    The areas also count pixels that the other map leaves open.  pool: "first" or "second".
+    """
     first, second = zip(*pairs, strict=True)
     if on_host() if host is None else host:
-        return pair_counts_host(first, second, num_classes)
-    size = [-(-max(m.shape[axis] for m in first) // PAD) * PAD for axis in (0, 1)]
-    # A full power of two of images: a short last batch compiles nothing new.
-    shape = (1 << (len(pairs) - 1).bit_length(), *size)
-    stacks = []
-    for maps in (first, second):
-        stack_bhw = np.full(shape, IGNORE, np.uint8)
-        for row_hw, map_hw in zip(stack_bhw, maps, strict=False):
-            row_hw[:map_hw.shape[0], :map_hw.shape[1]] = map_hw
-        stacks.append(stack_bhw)
-    counts = pair_counts(*stacks, num_classes)
-    return PairCounts(*(np.asarray(c[:len(pairs)], np.int64) for c in counts))
+        counts_5bk = _host_counts(first, second, num_classes)
+        return PairCounts(*counts_5bk[:3]), counts_5bk[3 if pool == "first" else 4]
+    from wsssjax.select import iou_device
+
+    counts = PairCounts(*iou_device.count_padded(first, second, num_classes))
+    areas_bk = np.array(counts.second if pool == "second" else counts.first)
+    for row_k, label_hw in zip(areas_bk, second if pool == "second" else first, strict=True):
+        if row_k.sum() != label_hw.size:  # some pixel is open in either map
+            row_k[:] = class_areas(label_hw, num_classes)
+    return counts, areas_bk
 
 
 def class_areas(label_hw, num_classes: int) -> np.ndarray:
@@ -152,10 +152,15 @@ def _mean(counts: PairCounts, first_class: int) -> np.ndarray:
     return np.nansum(iou_bk, axis=1) / np.maximum(present_b, 1)
 
 
+def _worst(counts: PairCounts) -> np.ndarray:
+    return np.fmin.reduce(class_ious(counts)[:, BACKGROUND + 1:], axis=1, initial=1.0)
+
+
 SCORES = {
     "foreground": _foreground,
     "mean": functools.partial(_mean, first_class=BACKGROUND + 1),
     "mean_bg": functools.partial(_mean, first_class=BACKGROUND),
+    "worst": _worst,
 }
 
 
@@ -164,7 +169,8 @@ def image_iou(counts: PairCounts, kind: str = "foreground") -> tuple[np.ndarray,
 
     kind: "foreground": a map is the set of its (pixel, class) pairs with class ≥ 1, so a pixel with
     two different foreground classes counts twice in the union; "mean": per-class IoU averaged over
-    the foreground classes present in either; "mean_bg": the same with background.
+    the foreground classes present in either; "mean_bg": the same with background; "worst": the
+    lowest per-class IoU of those classes, 0 where one map alone has a class.
     Quotients of exact integers in float64: float32 would order near ties differently.
     """
     score = choose(SCORES, kind, "--iou")

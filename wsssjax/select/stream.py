@@ -39,12 +39,12 @@ class Job(NamedTuple):
     signals: Signals | None = None
 
 
-def inputs(job: Job, ids: Sequence[str]) -> list[str | os.PathLike]:
-    """Every file that scoring these ids reads."""
-    paths = [os.path.join(folder, f"{name}.png")
-             for folder in (job.first, job.second) for name in ids]
+def inputs(job: Job, ids: Sequence[str]) -> list[str]:
+    """Every file that scoring these ids reads, absolute."""
+    folders = [os.path.join(os.path.abspath(folder), "") for folder in (job.first, job.second)]
+    paths = [f"{folder}{name}.png" for folder in folders for name in ids]
     if job.signals:
-        paths += [path for name in ids for path in job.signals.files(name)]
+        paths += [os.path.abspath(path) for name in ids for path in job.signals.files(name)]
     return paths
 
 
@@ -56,7 +56,7 @@ def hash_what(job: Job, ids: Sequence[str]) -> str:
 
 def read_pair(job: Job, name: str) -> tuple[np.ndarray, np.ndarray]:
     """The two label maps of an id, uint8 [h, w]."""
-    paths = [pathlib.Path(folder) / f"{name}.png" for folder in (job.first, job.second)]
+    paths = [os.path.join(folder, f"{name}.png") for folder in (job.first, job.second)]
     first_hw, second_hw = (label_map.read(path, job.num_classes) for path in paths)
     if first_hw.shape != second_hw.shape:
         sizes = [f"{path} has {shape[0]} x {shape[1]}" for path, shape in
@@ -72,12 +72,7 @@ def score_ids(job: Job, ids: Sequence[str], num_threads: int | None = None,
 
     def count(names):
         pairs = [read_pair(job, name) for name in names]
-        counts = iou.count_pairs(pairs, job.num_classes, host)
-        areas_bk = np.array(counts.second if job.pool == "second" else counts.first)
-        for row_k, pair in zip(areas_bk, pairs, strict=True):
-            label_hw = pair[job.pool == "second"]
-            if row_k.sum() != label_hw.size:  # some pixel is open in either map
-                row_k[:] = iou.class_areas(label_hw, job.num_classes)
+        counts, areas_bk = iou.count_whole(pairs, job.num_classes, job.pool, host)
         signals = [job.signals.of(name, *pair) for name, pair in zip(names, pairs, strict=True)
                    ] if job.signals else np.zeros((len(names), 0))
         return [first_hw.size for first_hw, _ in pairs], *counts, areas_bk, signals
