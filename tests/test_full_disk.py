@@ -57,7 +57,17 @@ def test_select_on_a_full_disk(labels, tmp_path, monkeypatch, capsys):
     with mounted(tmp_path / "disk", "size=4k") as disk:
         line = call(select_command.main, monkeypatch, capsys, f"--first={labels}",
                     f"--second={labels}", "--quota=none", "--min_iou=0.5", f"--out={disk}/o")
-        assert "selection.parquet" in line and "No space left" in line and "free some" in line
+        assert "000000.parquet" in line and "No space left" in line and "free some" in line
+
+
+def test_select_keeps_its_scores_when_the_table_finds_no_space(labels, tmp_path, monkeypatch,
+                                                               capsys):
+    flags = [f"--first={labels}", f"--second={labels}", "--quota=none", "--min_iou=0.5"]
+    with mounted(tmp_path / "disk", "size=20k") as disk:
+        (disk / "filler").write_bytes(b"x" * 4096)
+        line = call(select_command.main, monkeypatch, capsys, *flags, f"--out={disk}/o")
+        assert "selection.parquet" in line and "No space left" in line
+        assert [p.name for p in (disk / "o").rglob("*")] == ["scores", "000000.parquet"]
 
 
 def test_select_into_a_read_only_folder(labels, tmp_path, monkeypatch, capsys):

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from wsssjax.core import files
+from wsssjax.core import files, metrics
 from wsssjax.data import label_map
 from wsssjax.data.classes import VOC_CLASSES
-from wsssjax.select import iou, stream
+from wsssjax.evaluate import miou
+from wsssjax.select import iou, select, stream
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,26 @@ def test_fewer_classes_alone_and_the_score_within_groups(agreement):
         for group, want in ((number == 1, one), (number != 1, many)):
             rho = scipy.stats.spearmanr(iou_n[group], quality[group])[0]
             assert rho == pytest.approx(want, abs=6e-3), (kind, want)
+
+
+@pytest.mark.parametrize("labels, percent", [("transcam", 70.14), ("efflite_cam_sal", 48.81)])
+def test_the_label_sets_are_as_good_as_measured(shared, labels, percent):
+    voc = shared / "data" / "voc"
+    ids = label_map.folder_ids(voc / labels)
+    counts = miou.folder_confusions(voc / labels, voc / "truth_train", ids, len(VOC_CLASSES))
+    found = metrics.scores(counts.sum(0), VOC_CLASSES)["miou"]
+    assert 100 * found == pytest.approx(percent, abs=5e-3)
+
+
+@pytest.mark.parametrize("name", ["92", "183"])
+def test_the_whole_way_takes_the_quota_of_a_split(shared, tmp_path, name):
+    """The true masks as both sets: every label agrees, and ties are broken by id."""
+    voc = shared / "data" / "voc"
+    found = select(voc / "truth_train", voc / "truth_train", f"voc/{name}",
+                   ids=str(voc / "train.txt"))
+    assert found.summary["taken"] == found.summary["quota"] and not found.summary["unmet"]
+    assert found.summary["selected"] <= sum(found.summary["quota"].values())
+    assert set(found.table["iou"].to_pylist()) == {1.0}
 
 
 def test_lists_of_voc_are_what_the_table_says(shared):

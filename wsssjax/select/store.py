@@ -139,9 +139,14 @@ class Lines:
             label = pc.if_else(selected, _path(self.gathered, names, ".png"), label)
         return photo, label
 
-    def write(self, out, selected_n) -> None:
-        """Writes `labeled.txt` (the selected) and `unlabeled.txt` (the rest), both by id."""
+    def write(self, out, selected_n, how: str | None = None) -> None:
+        """Writes `labeled.txt` (the selected) and `unlabeled.txt` (the rest), both by id.
+
+        how: of GATHER, if the selected labels are to be gathered, which happens before.
+        """
         out = pathlib.Path(out)
+        if how:
+            gather(self.labels, self.gathered, self.names.filter(pa.array(selected_n)), how)
         with files.atomic(out / LABELED) as yes, files.atomic(out / UNLABELED) as no:
             for start in range(0, len(self.names), GROUP):
                 selected = pa.array(selected_n[start:start + GROUP])
