@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 
 from wsssjax.core import cli, files
 from wsssjax.select import blocks, quota
 from wsssjax.select.names import pool_ids  # noqa: F401, for tools that choose from a pool
-from wsssjax.select.run import run
+from wsssjax.select.run import load_libraries, run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,7 +23,14 @@ def parser() -> argparse.ArgumentParser:
     add("--pool", default="second", help="whose labels are taken: second (default) or first")
     add("--quota", required=True, metavar="Q", help=quota.WANT[5:])
     add("--ids", metavar="LIST", help="text file, one id a line (default: all of the pool)")
-    add("--iou", default="foreground", help="foreground (default), mean or mean_bg")
+    add("--iou", help="foreground (default), mean, mean_bg, or worst (of its classes; default of "
+        "--score=quality)")
+    add("--score", default="paper", help="what ranks the labels: paper (the IoU, default), "
+        "consensus, quality, or classes (few first)")
+    add("--with", action="append", default=[], dest="methods", metavar="DIR", help="label maps of "
+        "one more method, for --score=consensus or quality; repeat it")
+    add("--refined", action="append", default=[], metavar="DIR", help="the pool's label maps "
+        "before or after merging or a CRF, for --score=quality; repeat it")
     add("--min_iou", type=float, metavar="X", help="take only labels whose IoU is above X")
     add("--images", metavar="I", help="folder or list of photos, for the paths in the lists "
         "(default: JPEGImages/<id>.jpg)")
@@ -72,6 +80,8 @@ def main(arguments: list[str]) -> None:
     to_json = args.pop("json")
     if args["merge_shards"] is not None:
         args["merge_shards"] = [f for f in args["merge_shards"].split(",") if f]
+    load_libraries()
+    start = time.perf_counter()  # the first file is opened from here on
     summary = run(quota_spec=args.pop("quota"), kind=args.pop("iou"), **args)
     if args["shard"]:
         if to_json:
@@ -79,6 +89,7 @@ def main(arguments: list[str]) -> None:
         print(f"shard {summary['shard']}: {summary['blocks']} of {summary['of']} blocks are scored "
               f"in {args['out']}; when all parts are, select with --merge_shards=OUT1,OUT2,…")
         return
+    took = time.perf_counter() - start
     for warning in summary["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     if to_json:
@@ -86,6 +97,7 @@ def main(arguments: list[str]) -> None:
     from rich.console import Console
 
     Console().print(report(summary))
+    print(f"{args['out']}: {summary['images']:,} pairs in {took:.2f} s")
 
 
 if __name__ == "__main__":

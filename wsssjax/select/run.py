@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,7 @@ from wsssjax.core import cluster, files
 from wsssjax.core.constants import BACKGROUND
 from wsssjax.data.classes import need_background, read_class_names
 from wsssjax.data.tags import read_tags
-from wsssjax.select import blocks, greedy, iou, names, quota, store, stream
+from wsssjax.select import blocks, greedy, iou, names, quota, scores, store, stream
 
 SUMMARY = "summary.json"
 
@@ -89,38 +89,59 @@ def _warnings(first, second, found: blocks.Columns, quota_k, class_names) -> lis
     return told
 
 
+def _write_table(out, scored, found, score_n, selection, foreground) -> None:
+    # Without its summary a result is not whole: nobody must take the old one for that of new lists.
+    (pathlib.Path(out) / SUMMARY).unlink(missing_ok=True)
+    store.write_table(out, store.tables(scored, found, score_n, selection, foreground), foreground)
+
+
+def load_libraries() -> None:
+    """Nothing; afterwards the first pair takes no longer than the next ones.
+
+    Arrow looks for pandas when it makes its first array, and compiled code comes from the disk.
+    """
+    empty_hw = np.zeros((1, 1), np.uint8)
+    pa.array(iou.pair_counts_host([empty_hw], [empty_hw], 2).both[0])
+    greedy.select(np.zeros(1), np.ones((1, 1), np.uint64), [1])
+
+
 def run(*, first: str, second: str, out: str, quota_spec: str, pool: str = "second",
-        ids: str | None = None, kind: str = "foreground", min_iou: float | None = None,
+        ids: str | None = None, kind: str | None = None, min_iou: float | None = None,
         images: str | None = None, classes: str = "voc", classes_from: str = "pool",
         min_area: int = 1, tags: str | None = None, num_threads: int | None = None,
         shard: str | None = None, merge_shards: Sequence[str] | None = None,
         executor: str = "threads", block: int = blocks.BLOCK, out_labels: str | None = None,
-        score: Callable[[blocks.Blocks, blocks.Columns], np.ndarray] | None = None,
-        signals: stream.Signals | None = None) -> dict:
+        score: str = "paper", methods: Sequence[str] = (), refined: Sequence[str] = ()) -> dict:
     """Compares two label sets, selects, writes the selection's files, and returns its summary.
 
-    quota_spec: see `quota.read_quota`.  kind: see `iou.image_iou`.  ids: list file.  min_area:
+    quota_spec: see `quota.read_quota`.  kind: see `iou.image_iou`; None is the
+    score's default.  ids: list file.  min_area:
     pixels below which a class does not count as present in the pool's label.  shard: "i/n" scores
     its part of the blocks, no more, and returns {"shard", "blocks", "of"}.  merge_shards: folders
     of all shards, whose scores are taken.  block: ids a score file.  out_labels: "copy" or "link"
-    gathers the selected labels in `<out>/labels`.  score: (blocks, columns) → float64 [n], by which
-    the images are ranked; None is their IoU.  signals: see `stream.Signals`.
+    gathers the selected labels in `<out>/labels`.  score: by what the images are ranked, see
+    `scores`; methods, refined: further folders of label maps for it, see `scores.Others`.
     """
+    kind = kind or scores.DEFAULT_IOU.get(score, "foreground")
     options = {"pool": pool, "iou": kind, "min_iou": min_iou, "classes_from": classes_from,
-               "min_area": min_area}
+               "min_area": min_area, "score": score}
+    others = scores.Others(tuple(methods), tuple(refined))
+    scores.check(score, others, first, second, pool)
     _check(options, shard, merge_shards, executor, block, out_labels)
     if classes_from == "tags" and not tags:
         raise ValueError("--classes_from=tags: needs --tags=CSV")
     class_names = need_background(read_class_names(classes), "select")
     quota_k = quota.read_quota(quota_spec, class_names)
     wanted, warnings = names.choosable(first, second, pool, ids)
+    scores.check_ids(others, wanted)
     labels = second if pool == "second" else first
     gathered = pathlib.Path(out) / store.LABELS if out_labels else None
     if gathered:
         files.outside(gathered, "--out_labels", first=first, second=second)
     lines = store.Lines(wanted, images, labels, gathered)
     words_nw = _tag_words(tags, wanted, class_names) if classes_from == "tags" else None
-    job = stream.Job(first, second, len(class_names), pool, signals)
+    job = stream.Job(first, second, len(class_names), pool,
+                     scores.signals(others, len(class_names), pool))
     files.sweep(out)
     if merge_shards is not None:
         scored = stream.merge(job, wanted, merge_shards, block=block)
@@ -133,18 +154,14 @@ def run(*, first: str, second: str, out: str, quota_spec: str, pool: str = "seco
     found = blocks.columns(scored, kind, min_area)
     if words_nw is not None:
         found = found._replace(words=words_nw)
-    score_n = found.iou if score is None else score(scored, found)
+    score_n = scores.SCORES[score](scored, found, kind)
     selection = greedy.select(
         score_n, found.words, quota_k, num_classes=len(class_names) - 1, empty_n=found.empty,
         below_n=None if min_iou is None else ~(found.iou > min_iou))
     foreground = class_names[BACKGROUND + 1:]
     warnings += _warnings(first, second, found, quota_k, foreground)
-    # Without its summary a result is not whole: nobody must take the old one for that of new lists.
-    (pathlib.Path(out) / SUMMARY).unlink(missing_ok=True)
-    store.write_table(out, store.tables(scored, found, score_n, selection, foreground), foreground)
-    if gathered:
-        store.gather(labels, gathered, wanted.filter(pa.array(selection.selected)), out_labels)
-    lines.write(out, selection.selected)
+    _write_table(out, scored, found, score_n, selection, foreground)
+    lines.write(out, selection.selected, out_labels)
     summary = _summary(selection, found, quota_k, foreground, options, warnings)
     files.write_json(pathlib.Path(out) / SUMMARY, summary)
     return summary
