@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 
-def select(first, second, quota=None, *, iou="foreground", out=None, **options):
+def select(first, second, quota=None, *, iou=None, out=None, **options):
     """The labels on which two label sets agree best, until every class has its quota: a
     `wsssjax.select.api.Selection` with `table` (Arrow), `to_pandas()`, `selected` (ids), `summary`.
 
     first, second: folders of label maps, `<id>.png`; the second's labels are taken.  quota: {class:
     images}, a preset such as "voc/183", a list and a folder, see `quota.read_quota`; None takes all
-    that agree better than `min_iou`.  iou: see `iou.image_iou`.  out: folder for the files that
+    that agree better than `min_iou`.  iou: see `iou.image_iou`; None is "foreground", with
+    score="quality" "worst".  out: folder for the files that
     `python -m wsssjax.select` writes; running it again there scores only what changed. None keeps
     no file.  options: of `run.run`: pool, ids, min_iou, images, classes, classes_from, min_area,
-    tags, executor, out_labels, ….
+    tags, score, methods, refined, keep, executor, out_labels, ….
 
     Three cats, about which two methods agree well, less well and hardly; two are wanted:
 

@@ -40,6 +40,8 @@ def parser() -> argparse.ArgumentParser:
     add("--min_area", type=int, default=1, metavar="PIXELS",
         help="smaller classes of a pool label do not count as present (default 1)")
     add("--tags", metavar="CSV", help="id,tags; for --classes_from=tags")
+    add("--keep", default="whole", help="of a selected label: whole (default), classes (every "
+        "class takes its best labels, the rest is left open) or pixels (on which the sets agree)")
     add("--out_labels", metavar="HOW", help="copy or link the selected labels into OUT/labels")
     add("--json", metavar="PATH", help="write the summary here too")
     add = p.add_argument_group("many images").add_argument

@@ -36,7 +36,7 @@ class Selection:
 
 
 def select(first, second, quota: str | Mapping[str, int] | None = None, *,
-           iou: str = "foreground", out: str | os.PathLike | None = None,
+           iou: str | None = None, out: str | os.PathLike | None = None,
            **options) -> Selection:
     """See `wsssjax.select.select`."""
     if quota is None:

@@ -12,7 +12,7 @@ from wsssjax.core import cluster, files
 from wsssjax.core.constants import BACKGROUND
 from wsssjax.data.classes import need_background, read_class_names
 from wsssjax.data.tags import read_tags
-from wsssjax.select import blocks, greedy, iou, names, quota, scores, store, stream
+from wsssjax.select import blocks, greedy, iou, names, quota, relabel, scores, store, stream
 
 SUMMARY = "summary.json"
 
@@ -49,10 +49,12 @@ def _summary(selection: greedy.Selection, found: blocks.Columns, quota_k, class_
     }
 
 
-def _check(options: dict, shard, merge_shards, executor, block, out_labels) -> None:
+def _check(options: dict, tags, shard, merge_shards, executor, block, out_labels) -> None:
     for name, words in (("pool", ("first", "second")), ("classes_from", ("pool", "tags"))):
         if options[name] not in words:
             raise ValueError(f"--{name}={options[name]}: want {' or '.join(words)}")
+    if options["classes_from"] == "tags" and not tags:
+        raise ValueError("--classes_from=tags: needs --tags=CSV")
     if options["min_iou"] is not None and not 0 <= options["min_iou"] < 1:
         raise ValueError(f"--min_iou={options['min_iou']}: want a fraction, 0 or more and below 1")
     if options["min_area"] < 1:
@@ -68,6 +70,15 @@ def _check(options: dict, shard, merge_shards, executor, block, out_labels) -> N
         raise ValueError(f"merge_shards={merge_shards!r}: want a list of folders")
     if block < 1:
         raise ValueError(f"--block={block}: want 1 id a score file, or more")
+    if options["keep"] not in relabel.KEEP:
+        raise ValueError(f"--keep={options['keep']}: want one of {', '.join(relabel.KEEP)}")
+    if options["keep"] != "whole" and out_labels:
+        raise ValueError(f"--out_labels={out_labels}: --keep={options['keep']} writes labels of "
+                         "its own to OUT/labels; leave one of the two out")
+    if options["keep"] == "classes" and (options["score"] != "paper"
+                                         or options["classes_from"] == "tags"):
+        raise ValueError("--keep=classes: goes by the IoU of each class of the pool's labels; "
+                         "leave out --score and --classes_from")
     if out_labels not in (None, *store.GATHER):
         raise ValueError(f"--out_labels={out_labels}: want {' or '.join(store.GATHER)}")
 
@@ -87,6 +98,27 @@ def _warnings(first, second, found: blocks.Columns, quota_k, class_names) -> lis
     if never:
         told.append(f"no image holds {', '.join(never)}, of which the quota wants some")
     return told
+
+
+def _choose(scored: blocks.Blocks, found: blocks.Columns, quota_k, options: dict):
+    """(score of every image, float64 [n]; the selection)."""
+    min_iou = options["min_iou"]
+    if options["keep"] == "classes":
+        iou_nk = relabel.class_ious(scored, options["min_area"])
+        return (np.fmax.reduce(np.nan_to_num(iou_nk), axis=1, initial=0.0),
+                relabel.by_class(iou_nk, quota_k, min_iou, found.empty))
+    score_n = scores.SCORES[options["score"]](scored, found, options["iou"])
+    return score_n, greedy.select(
+        score_n, found.words, quota_k, num_classes=scored.num_classes - 1, empty_n=found.empty,
+        below_n=None if min_iou is None else ~(found.iou > min_iou))
+
+
+def _relabel(out, pool, other, methods, wanted, selection, keep, num_classes) -> None:
+    kept_nk = None
+    if keep == "classes":
+        kept_nk = greedy.unpack(selection.filled[selection.selected], num_classes - 1)
+    relabel.write(out, pool, [other, *methods],
+                  wanted.filter(pa.array(selection.selected)).to_pylist(), num_classes, kept_nk)
 
 
 def _write_table(out, scored, found, score_n, selection, foreground) -> None:
@@ -111,31 +143,31 @@ def run(*, first: str, second: str, out: str, quota_spec: str, pool: str = "seco
         min_area: int = 1, tags: str | None = None, num_threads: int | None = None,
         shard: str | None = None, merge_shards: Sequence[str] | None = None,
         executor: str = "threads", block: int = blocks.BLOCK, out_labels: str | None = None,
-        score: str = "paper", methods: Sequence[str] = (), refined: Sequence[str] = ()) -> dict:
+        score: str = "paper", methods: Sequence[str] = (), refined: Sequence[str] = (),
+        keep: str = "whole") -> dict:
     """Compares two label sets, selects, writes the selection's files, and returns its summary.
 
-    quota_spec: see `quota.read_quota`.  kind: see `iou.image_iou`; None is the
-    score's default.  ids: list file.  min_area:
-    pixels below which a class does not count as present in the pool's label.  shard: "i/n" scores
-    its part of the blocks, no more, and returns {"shard", "blocks", "of"}.  merge_shards: folders
-    of all shards, whose scores are taken.  block: ids a score file.  out_labels: "copy" or "link"
-    gathers the selected labels in `<out>/labels`.  score: by what the images are ranked, see
-    `scores`; methods, refined: further folders of label maps for it, see `scores.Others`.
+    quota_spec: see `quota.read_quota`.  kind: see `iou.image_iou`; None is the score's default.
+    ids: list file.  min_area: pixels below which a class does not count as present in the pool's
+    label.  shard: "i/n" scores its part of the blocks, no more, and returns {"shard", "blocks",
+    "of"}.  merge_shards: folders of all shards, whose scores are taken.  block: ids a score file.
+    out_labels: "copy" or "link" gathers the selected labels in `<out>/labels`.  score: by what the
+    images are ranked, see `scores`; methods, refined: further folders of label maps for it, see
+    `scores.Others`.  keep: what stays of a selected label, see `relabel`; but for "whole", the
+    labels lie in `<out>/labels`.
     """
     kind = kind or scores.DEFAULT_IOU.get(score, "foreground")
     options = {"pool": pool, "iou": kind, "min_iou": min_iou, "classes_from": classes_from,
-               "min_area": min_area, "score": score}
+               "min_area": min_area, "score": score, "keep": keep}
     others = scores.Others(tuple(methods), tuple(refined))
     scores.check(score, others, first, second, pool)
-    _check(options, shard, merge_shards, executor, block, out_labels)
-    if classes_from == "tags" and not tags:
-        raise ValueError("--classes_from=tags: needs --tags=CSV")
+    _check(options, tags, shard, merge_shards, executor, block, out_labels)
     class_names = need_background(read_class_names(classes), "select")
     quota_k = quota.read_quota(quota_spec, class_names)
     wanted, warnings = names.choosable(first, second, pool, ids)
     scores.check_ids(others, wanted)
     labels = second if pool == "second" else first
-    gathered = pathlib.Path(out) / store.LABELS if out_labels else None
+    gathered = pathlib.Path(out) / store.LABELS if out_labels or keep != "whole" else None
     if gathered:
         files.outside(gathered, "--out_labels", first=first, second=second)
     lines = store.Lines(wanted, images, labels, gathered)
@@ -154,13 +186,13 @@ def run(*, first: str, second: str, out: str, quota_spec: str, pool: str = "seco
     found = blocks.columns(scored, kind, min_area)
     if words_nw is not None:
         found = found._replace(words=words_nw)
-    score_n = scores.SCORES[score](scored, found, kind)
-    selection = greedy.select(
-        score_n, found.words, quota_k, num_classes=len(class_names) - 1, empty_n=found.empty,
-        below_n=None if min_iou is None else ~(found.iou > min_iou))
+    score_n, selection = _choose(scored, found, quota_k, options)
     foreground = class_names[BACKGROUND + 1:]
     warnings += _warnings(first, second, found, quota_k, foreground)
     _write_table(out, scored, found, score_n, selection, foreground)
+    if keep != "whole":
+        _relabel(gathered, labels, first if pool == "second" else second, methods, wanted,
+                 selection, keep, len(class_names))
     lines.write(out, selection.selected, out_labels)
     summary = _summary(selection, found, quota_k, foreground, options, warnings)
     files.write_json(pathlib.Path(out) / SUMMARY, summary)
