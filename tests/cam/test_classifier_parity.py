@@ -179,9 +179,12 @@ def worst_move(case, start, want, end):
     return max(found)
 
 
-@pytest.mark.parametrize("name", ["cam_resnet50", "eps_resnet38"])
-def test_one_step_at_full_width_equals_torch(name, monkeypatch):
-    """CAM with ResNet-38 is left out: its network is EPS's with one map less."""
+@pytest.mark.parametrize("name, bound", [("cam_resnet50", 1e-4), ("eps_resnet38", 5e-3)])
+def test_one_step_at_full_width_equals_torch(name, bound, monkeypatch):
+    """CAM with ResNet-38 is left out: its network is EPS's with one map less.
+
+    In float32 the moves are 1e-5 apart, where a ReLU flips (EPS) 1e-3 to 2e-3.
+    """
     plain()
     for encoder, entry in thin_encoders(1.0).items():
         monkeypatch.setitem(registry.ENCODERS, encoder, entry)
@@ -189,7 +192,7 @@ def test_one_step_at_full_width_equals_torch(name, monkeypatch):
     assert ours.keys() == theirs.keys()
     for loss, value in ours.items():
         np.testing.assert_allclose(value, theirs[loss], rtol=1e-4, err_msg=loss)
-    assert error < 1e-2, (error, place)  # float32: 2e-3 where a ReLU flips
+    assert error < bound, (error, place)
 
 
 def fifty_steps_in_float64():

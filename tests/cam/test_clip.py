@@ -307,7 +307,7 @@ def test_text_that_does_not_fit_is_named(job, tmp_path, make_config):
     ({"infer__attention_blocks": "5"}, "config.infer.attention_blocks=5: want a number in 1..4"),
     ({"infer__attention_rounds": "-1"}, "attention_rounds=-1, attention_squarings=1: want 0 or"),
     ({"infer__box_threshold": "1"}, "config.infer.box_threshold=1.0: want a share"),
-    ({"infer__canvas": "bucket"}, "config.infer.canvas='bucket': ImageTower would see"),
+    ({"infer__canvas": "bucket"}, "config.infer.canvas='bucket': encoder '"),
 ])
 def test_fields_without_a_meaning(make_config, changes, message):
     config = make_config(**changes)

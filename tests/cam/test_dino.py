@@ -265,7 +265,7 @@ def test_any_encoder_carries_it(make_config, encoder, side, grid):
     ({"dino.pool_share": "0"}, "config.dino.pool_share=0.0: want a share above 0"),
     ({"dino.pool_sharpness": "0"}, "config.dino.pool_sharpness=0.0: want a number above 0"),
     ({"infer.affinity_power": "0"}, "config.infer.affinity_power=0.0, affinity_steps=2: want a"),
-    ({"infer.canvas": "bucket"}, "config.infer.canvas='bucket': this method would see the padding"),
+    ({"infer.canvas": "bucket"}, "config.infer.canvas='bucket': method 'dino' would see"),
 ])
 def test_fields_without_a_meaning(tiny, changes, message):
     with pytest.raises(ValueError) as error:

@@ -43,7 +43,7 @@ def build(config) -> Method:
     config, epoch_steps = transcam.with_lengths(config)
     model = attention_classifier.build(config.model, learner.foreground_count(config),
                                        background=True)
-    infer.check_method(config.infer, model.backbone, background=True)
+    infer.check_method(config, model.backbone, background=True)
     update = learner.optimizer(config, model)
 
     def init(key):

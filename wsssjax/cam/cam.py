@@ -35,7 +35,7 @@ def build(config) -> Method:
                   "cam_voc_cam.py")
     model = registry.build_classifier(config.model, learner.foreground_count(config),
                                       start=config.model.head_start)
-    infer.check_method(config.infer, model.backbone)
+    infer.check_method(config, model.backbone)
 
     def losses(output, batch):
         scores_bk, _ = output

@@ -57,7 +57,7 @@ def build(config) -> Method:
         raise ValueError(f"config.model.encoder={config.model.encoder!r}: has no words to compare "
                          "photos with; want clip_vit_b16")
     _check(config, tower.size)
-    inference.check_method(config.infer, tower)
+    inference.check_method(config, tower)
     tower = tower.clone(attentions=config.infer.attention_blocks)
     # Read when it is wanted: a training is refused without it.
     text = functools.cache(lambda: text_features.read(config.model.text, names, tower.size.embed))

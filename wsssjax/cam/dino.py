@@ -65,7 +65,7 @@ def build(config) -> Method:
     model = registry.build_classifier(
         config.model, learner.foreground_count(config), taps=tuple(config.model.taps),
         pool=lambda maps_bpqk: pool(maps_bpqk, config.dino))
-    infer.check_method(config.infer, model.backbone, local=False)
+    infer.check_method(config, model.backbone, local=False)
 
     def losses(output, batch):
         scores_bk, _ = output

@@ -99,7 +99,7 @@ def build(config) -> Method:
     options = {"selection": config.eps.selection, "overlap_min": config.eps.overlap_min,
                "mix": config.eps.mix, "banned": banned}
     model = registry.build_classifier(config.model, len(foreground) + 1)
-    infer.check_method(config.infer, model.backbone)
+    infer.check_method(config, model.backbone)
 
     def losses(output, batch):
         scores_bk, aux = output

@@ -70,17 +70,17 @@ def check(infer) -> None:
         raise ValueError(f"config.infer.threshold={infer.threshold}: want a number in 0..1")
 
 
-def check_method(infer, encoder, *, background: bool = False, local: bool = True) -> None:
+def check_method(config, encoder, *, background: bool = False, local: bool = True) -> None:
     """Nothing; ValueError if `config.infer` asks for what a method on this encoder does not have.
 
-    encoder: the module.  background: the method has a map for it.  local: a map's value depends on
-    what its pixel sees through the encoder alone, and not on the whole map.
+    encoder: the module of config.model.  background: the method has a map for it.  local: a map's
+    value depends on what its pixel sees through the encoder alone, and not on the whole map.
     """
-    if infer.background == "map" and not background:
+    if config.infer.background == "map" and not background:
         raise ValueError("config.infer.background='map': this method learns no map of the "
                          "background; want 'threshold'")
-    if infer.canvas == "bucket" and not (local and hasattr(encoder, "own_side")):
-        what = type(encoder).__name__ if local else "this method"
+    if config.infer.canvas == "bucket" and not (local and hasattr(encoder, "own_side")):
+        what = f"encoder {config.model.encoder!r}" if local else f"method {config.method!r}"
         raise ValueError(f"config.infer.canvas='bucket': {what} would see the padding; want "
                          "'exact', 'grid' or 'square'")
 

@@ -30,7 +30,7 @@ def build(config) -> Method:
     config, _ = with_lengths(config)
     model = attention_classifier.build(config.model, learner.foreground_count(config),
                                        background=False)
-    infer.check_method(config.infer, model.backbone)
+    infer.check_method(config, model.backbone)
 
     def losses(output, batch):
         scores_bk, _ = output
