@@ -4,6 +4,7 @@ import importlib.util
 import os
 import pathlib
 import signal
+import socket
 import sys
 
 import numpy as np
@@ -131,6 +132,15 @@ def test_what_a_cluster_cannot_do_is_refused(photos):
     with pytest.raises(ValueError, match="--method=difference: does not take --executor"):
         refine.run(method="difference", labels=labels, advice=labels, images=images, out=out,
                    config="c", weights="w", executor="ray")
+
+
+def test_a_cluster_that_is_not_there_is_named(monkeypatch):
+    pytest.importorskip("ray")
+    with socket.socket() as free:  # bound, but nobody listens
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free.getsockname()[1]}")
+        with pytest.raises(OSError, match="RAY_ADDRESS=127.0.0.1:.*no Ray cluster answers there"):
+            list(cluster.each(abs, [1], "ray"))
 
 
 def test_a_missing_ray_and_an_unknown_executor_are_named(monkeypatch):

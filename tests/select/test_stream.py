@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from wsssjax.data import label_map
-from wsssjax.select import blocks, names, stream
+from wsssjax.select import blocks, names, store, stream
 from wsssjax.select.run import run
 
 KIT = pathlib.Path(__file__).parents[1] / "select_kit.py"
@@ -122,6 +122,17 @@ def test_an_error_keeps_what_was_scored_before_it(pairs, seen):
     seen.clear()
     run(**options(pairs))
     assert sorted(seen) == sum(map(ids_of_block, range(3, 8)), [])
+
+
+def test_no_old_summary_stands_beside_new_lists(pairs, monkeypatch):
+    run(**options(pairs))
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk"):
+        patch.setattr(store.Lines, "write", lambda *args: (_ for _ in ()).throw(OSError("disk")))
+        run(**options(pairs, quota_spec='{"dog": 1}'))
+    assert not (pairs / "out" / "summary.json").exists()
+    run(**options(pairs, quota_spec='{"dog": 1}'))
+    run(**options(pairs, "fresh", quota_spec='{"dog": 1}'))
+    assert content(pairs / "out") == content(pairs / "fresh")
 
 
 SLOW = """

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -19,6 +20,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 EXECUTORS = ("threads", "ray")
 RETRIES = 4  # of a task whose worker or machine died; its results are needed, whoever makes them
+KNOCK_S = 10  # seconds that a cluster may take to answer
 AHEAD = 2  # tasks a core that are handed out before their turn
 
 
@@ -80,17 +82,25 @@ def _connected(ray) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
+            _knock(address)
             ray.init(address=address, **quiet)
         else:
             ray.init(address="local", num_cpus=threads.usable_cores(), include_dashboard=False,
                      **quiet)
-    except (ConnectionError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise OSError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); start one, "
                       "or unset it") from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """OSError where nobody listens at HOST:PORT; Ray itself would wait for minutes."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 def _each_on_ray(function, items: Iterable, chunk: int) -> Iterator:
