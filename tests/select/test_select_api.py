@@ -75,8 +75,9 @@ def test_quota_of_none_and_bounds(folders):
         call(folders, None, iou="fore")
     with pytest.raises(ValueError, match="shard='0/2': selects nothing; use the command"):
         call(folders, None, shard="0/2")
-    with pytest.raises(ValueError, match="out_labels='copy': needs out"):
-        call(folders, None, out_labels="copy")
+    for option in ({"out_labels": "copy"}, {"keep": "classes"}):
+        with pytest.raises(ValueError, match="makes label maps; name a folder, out"):
+            call(folders, None, **option)
     with pytest.raises(TypeError, match="min_jou"):
         call(folders, None, min_jou=0.5)
 

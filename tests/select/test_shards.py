@@ -38,6 +38,22 @@ def test_joined_slices_are_the_undivided_result(pairs, shards, seen):
     assert not seen and not (pairs / "joined" / "scores").exists()
 
 
+def test_slices_hold_the_columns_of_other_scores(pairs, seen):
+    shutil.copytree(pairs / "second", pairs / "merged")
+    shutil.copytree(pairs / "first", pairs / "third")
+    more = {"score": "quality", "methods": [str(pairs / "third")],
+            "refined": [str(pairs / "merged")]}
+    run(**options(pairs, "whole", **more))
+    for i in range(2):
+        run(**options(pairs, f"part{i}", shard=f"{i}/2", **more))
+    seen.clear()
+    run(**options(pairs, "joined", merge_shards=[str(pairs / f"part{i}") for i in range(2)],
+                  **more))
+    assert not seen and results(pairs / "joined") == results(pairs / "whole")
+    with pytest.raises(ValueError, match="made for other ids, classes, pool or signals"):
+        run(**options(pairs, merge_shards=[str(pairs / f"part{i}") for i in range(2)]))
+
+
 def test_slices_may_share_a_folder_and_labels_may_have_other_times(pairs, seen):
     run(**options(pairs, "whole"))
     for i in (1, 0):

@@ -45,8 +45,9 @@ def select(first, second, quota: str | Mapping[str, int] | None = None, *,
         quota = json.dumps(dict(quota))
     if options.get("shard"):
         raise ValueError(f"shard={options['shard']!r}: selects nothing; use the command")
-    if options.get("out_labels") and out is None:
-        raise ValueError(f"out_labels={options['out_labels']!r}: needs out, a folder to keep")
+    for name, usual in (("out_labels", None), ("keep", "whole")):
+        if options.get(name, usual) != usual and out is None:
+            raise ValueError(f"{name}={options[name]!r}: makes label maps; name a folder, out")
     with tempfile.TemporaryDirectory() as temporary:
         folder = temporary if out is None else os.fspath(out)
         summary = command.run(first=os.fspath(first), second=os.fspath(second), out=folder,
