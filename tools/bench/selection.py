@@ -34,6 +34,24 @@ def decode(path: pathlib.Path) -> int:
     return np.asarray(Image.open(path)).size
 
 
+def decode_all(first: str, second: str) -> float:
+    """Seconds that two threads take for all PNGs of both folders."""
+    paths = [pathlib.Path(folder) / f"{name}.png" for name in label_map.folder_ids(second)
+             for folder in (first, second)]
+    start = time.perf_counter()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(decode, paths))
+    return time.perf_counter() - start
+
+
+def decode_command(first: str, second: str) -> float:
+    """The same in a process of its own, since the command is one: opening a file for the first time
+    costs a process more than opening it again."""
+    command = [sys.executable, __file__, f"--first={first}", f"--second={second}", "--decode"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
 def whole_command(first: str, second: str) -> tuple[float, float]:
     """(seconds of starting up and ending, seconds from the first file to the last) of a process."""
     with tempfile.TemporaryDirectory() as out:
@@ -101,20 +119,20 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--first", required=True, help="folder of label maps of VOC's classes")
     parser.add_argument("--second", required=True, help="folder of label maps")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--decode", action="store_true", help="only decode, and print the seconds")
     parser.add_argument("--device", action="store_true", help="also time JAX's default device")
     flags = parser.parse_args(arguments)
     ids = label_map.folder_ids(flags.second)
-    paths = [pathlib.Path(f) / f"{name}.png" for name in ids for f in (flags.first, flags.second)]
+    if flags.decode:
+        print(decode_all(flags.first, flags.second))
+        return
     for _ in range(flags.repeats):
-        start = time.perf_counter()
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(decode, paths))
-        decoded = time.perf_counter() - start
+        decoded = decode_command(flags.first, flags.second)
         start_up, work = whole_command(flags.first, flags.second)
         print(f"{len(ids)} pairs: decode {decoded:.2f} s, selection {work:.2f} s, ratio "
               f"{work / decoded:.2f}; start-up {start_up:.2f} s", flush=True)
-    pairs = [tuple(label_map.read(path, NUM_CLASSES) for path in paths[i:i + 2])
-             for i in range(0, 2 * min(len(ids), KERNEL_PAIRS), 2)]
+    pairs = [tuple(label_map.read(pathlib.Path(f) / f"{name}.png", NUM_CLASSES)
+                   for f in (flags.first, flags.second)) for name in ids[:KERNEL_PAIRS]]
     print(kernel(pairs), flush=True)
     if flags.device:
         print(device())

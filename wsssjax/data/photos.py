@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import pathlib
+import stat
 from collections.abc import Iterator
 
 import cv2
@@ -30,16 +30,19 @@ _QUARTER_TURNS = (5, 6, 7, 8)  # its values that exchange height and width
 
 def read_bytes(path: str | os.PathLike) -> bytes:
     """The content of an ordinary file; ValueError where it is empty or too large for an image."""
-    path = pathlib.Path(path)
-    if not path.is_file():  # a pipe or a device would block for ever
-        what = "not an ordinary file" if path.exists() else "no such file"
-        raise FileNotFoundError(f"{path}: {what}")
-    size = path.stat().st_size
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a zero byte in it
+        raise FileNotFoundError(f"{path}: no such file") from None
+    if not stat.S_ISREG(found.st_mode):  # a pipe or a device would block for ever
+        raise FileNotFoundError(f"{path}: not an ordinary file")
+    size = found.st_size
     if size == 0:
         raise ValueError(f"{path}: empty (0 bytes); copy the file again")
     if size > MAX_BYTES:
         raise ValueError(f"{path}: {size} bytes, limit {MAX_BYTES}; save it smaller")
-    return path.read_bytes()
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
 
 
 def open_image(data: bytes, name: str | os.PathLike, formats: tuple[str, ...]) -> Image.Image:

@@ -15,6 +15,7 @@ from wsssjax.core.compiled import numba, once
 from wsssjax.core.config import choose
 from wsssjax.core.constants import BACKGROUND, IGNORE
 
+VALUES = 256  # of a uint8
 EIGHT = np.uint64(0x0101010101010101)  # times a byte: eight copies of it
 
 
@@ -63,7 +64,7 @@ def _count_bins(first_n, second_n, counts_5k):
     known = (first_n != IGNORE) & (second_n != IGNORE)
     first, second = first_n[known], second_n[known]
     for row, values in enumerate((first[first == second], first, second, first_n, second_n)):
-        counts_5k[row] += np.bincount(values, minlength=256)
+        counts_5k[row] += np.bincount(values, minlength=VALUES)
 
 
 def _host_kernel():
@@ -78,7 +79,7 @@ def _flat(map_hw) -> np.ndarray:
 
 def _host_counts(first_bhw, second_bhw, num_classes: int) -> np.ndarray:
     """int64 [5, b, k], see `_count_runs`."""
-    counts_b5k = np.zeros((len(first_bhw), 5, 256), np.int64)
+    counts_b5k = np.zeros((len(first_bhw), 5, VALUES), np.int64)
     for first_hw, second_hw, counts_5k in zip(first_bhw, second_bhw, counts_b5k, strict=True):
         assert first_hw.shape == second_hw.shape, (first_hw.shape, second_hw.shape)
         _host_kernel()(_flat(first_hw), _flat(second_hw), counts_5k)
