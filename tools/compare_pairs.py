@@ -18,7 +18,7 @@ from wsssjax.core.config import choose
 from wsssjax.data.classes import need_background, read_class_names
 from wsssjax.evaluate import miou
 from wsssjax.select import __main__ as select_command
-from wsssjax.select import control, iou
+from wsssjax.select import control, iou, names
 from wsssjax.select import quota as quotas
 
 
@@ -79,7 +79,7 @@ def run(sets: dict[str, str], *, truth: str, quota: str, out: str, ids: str = ""
     class_names = need_background(read_class_names(classes), "--classes")
     quota_k = quotas.read_quota(quota, class_names)
     for folder in sets.values():  # each has all of them, or this is an error
-        wanted = select_command.pool_ids(next(iter(sets.values())), folder, "first", ids or None)
+        wanted = names.pool_ids(next(iter(sets.values())), folder, "first", ids or None)
     counts = {name: miou.folder_confusions(folder, truth, wanted, len(class_names), name)
               for name, folder in sets.items() if not pools or name in pools}
     labels_hash = {name: label_hash(folder, wanted) for name, folder in sets.items()}

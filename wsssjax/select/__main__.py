@@ -8,7 +8,6 @@ import time
 
 from wsssjax.core import cli, files
 from wsssjax.select import blocks, quota
-from wsssjax.select.names import pool_ids  # noqa: F401, for tools that choose from a pool
 from wsssjax.select.run import load_libraries, run
 
 
