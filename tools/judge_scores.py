@@ -8,7 +8,10 @@ predictor fitted with truth on everything that the scores can see (cross-validat
 so says how much there is to see.
 
 Quality of a label: per-class IoU with the truth, averaged over the foreground classes in either,
-pixels that the truth leaves open counted as background. Columns: Spearman's rank correlation of
+pixels that the truth leaves open counted as background, as those are that the label leaves open
+(the report page and the recipe's scores leave out what the truth leaves open). The rows `quality,
+worst` and `quality, mean` see --first and --refined alone, `quality, all sets` --with as well.
+Columns: Spearman's rank correlation of
 score and quality over all images, over those whose label has one class, over the others; mean
 quality of the best 10, 25 and 50 % by score; of the best half also the share of the pool's
 foreground pixels, and the number of classes (the exponential of the entropy of the class counts).
@@ -22,11 +25,11 @@ import pathlib
 import numpy as np
 import pyarrow.parquet as pq
 
-from wsssjax.core import cli, files, threads
+from wsssjax.core import cli, files, metrics, threads
 from wsssjax.core.constants import BACKGROUND, IGNORE
 from wsssjax.data import label_map
 from wsssjax.data.classes import read_class_names
-from wsssjax.select import blocks, iou, store
+from wsssjax.select import blocks, iou, names, store
 from wsssjax.select import run as select_run
 
 TOPS = (0.1, 0.25, 0.5)
@@ -87,17 +90,11 @@ def ridge(x_nd: np.ndarray, y_n: np.ndarray, seed: int) -> np.ndarray:
 # ---- measures ----------------------------------------------------------------------------------
 
 
-def ranks(x_n: np.ndarray) -> np.ndarray:
-    """Rank of each number, ties sharing their mean rank."""
-    _, place, counts = np.unique(x_n, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]
-
-
 def spearman(x_n: np.ndarray, y_n: np.ndarray) -> float | None:
     """Rank correlation; None where either does not vary."""
     if len(x_n) < 2 or np.ptp(x_n) == 0 or np.ptp(y_n) == 0:
         return None
-    return float(np.corrcoef(ranks(x_n), ranks(y_n))[0, 1])
+    return float(np.corrcoef(metrics.ranks(x_n), metrics.ranks(y_n))[0, 1])
 
 
 def judge(score_n, quality_n, classes_nk, area_n, draws: int, seed: int) -> dict:
@@ -129,14 +126,19 @@ def judge(score_n, quality_n, classes_nk, area_n, draws: int, seed: int) -> dict
 def rows_of(flags) -> dict[str, dict]:
     """{row: its measures}."""
     pool = flags.second if flags.pool == "second" else flags.first
-    names = ["classes", "paper, foreground", "paper, mean", "paper, worst"]
-    names += ["consensus, mean", "consensus, worst"] if flags.methods else []
-    names += ["quality, worst", "quality, mean"] if flags.refined else []
-    names += ["quality, all sets"] if flags.refined and flags.methods else []
+    wanted = names.choosable(flags.first, flags.second, flags.pool, flags.ids)[0]
+    missing = names.without(wanted, names.in_folder(flags.truth))
+    if len(missing):
+        raise ValueError(f"--truth={flags.truth}: holds no true mask of {len(missing)} of "
+                         f"{len(wanted)} ids: {names.shown(missing)}; pass --ids=LIST")
+    rows_wanted = ["classes", "paper, foreground", "paper, mean", "paper, worst"]
+    rows_wanted += ["consensus, mean", "consensus, worst"] if flags.methods else []
+    rows_wanted += ["quality, worst", "quality, mean"] if flags.refined else []
+    rows_wanted += ["quality, all sets"] if flags.refined and flags.methods else []
     class_names = read_class_names(flags.classes)
     rows, scored = {}, {}
     out = pathlib.Path(flags.out) / "scores"
-    for name in names:
+    for name in rows_wanted:
         score, _, kind = name.partition(", ")
         # Without --with first, so that the score files of the last row have every signal.
         methods = flags.methods if kind == "all sets" or score != "quality" else ()
@@ -148,7 +150,8 @@ def rows_of(flags) -> dict[str, dict]:
         scored[name] = table["score"].to_numpy()
     ids = table["id"].to_pylist()
     quality_n = true_quality(pool, flags.truth, ids, len(class_names))
-    kept = blocks.Blocks(tuple(sorted((out / blocks.FOLDER).glob("*.parquet"))), len(class_names))
+    paths = tuple(blocks.path_of(out, i) for i in range(blocks.count_of(wanted)))
+    kept = blocks.Blocks(paths, len(class_names))
     classes_nk = np.concatenate([b.pool[:, BACKGROUND + 1:] > 0 for b in kept])
     area_n = np.concatenate([b.pool[:, BACKGROUND + 1:].sum(1) for b in kept])
     if len(ids) >= 2 * FOLDS:

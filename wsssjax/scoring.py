@@ -106,10 +106,7 @@ def _spearman(select, position, pool_nkk) -> float | None:
     """Rank correlation of the score with the true quality of the pool's labels."""
     table = store.read_table(select)
     quality = np.array([label_stats.image_quality(pool_nkk[position[i]]) for i in table["id"]])
-    ranks = []
-    for values in (np.array(table["iou"], np.float64), quality):
-        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[inverse])  # ties share their mean rank
+    ranks = [metrics.ranks(values) for values in (np.array(table["iou"], np.float64), quality)]
     if min(r.std() for r in ranks) == 0:
         return None
     return float(np.corrcoef(*ranks)[0, 1])

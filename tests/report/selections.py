@@ -26,7 +26,7 @@ IN_WORDS = {
     "c": "all its classes were full: cat 2 of 2, dog 1 of 1",
     "d": "all its classes were full: owl not wanted",
     "e": "IoU not above 0.5",
-    "f": "both labels are empty",
+    "f": "no foreground where both labels speak",
 }
 
 

@@ -82,10 +82,25 @@ def test_without_quota_and_with_another_score(tmp_path, selection_files):
     pyarrow.parquet.write_table(table, path)
     text, data = read_page(folder)
     assert data["score"] == [0.25, 0.125] and 'data-key="score"' in text
+    assert "rank 1 has the highest score" in text and "agrees best" not in text
     assert [data["words"][w] for w in data["why"]] == ["IoU above 0.5", "IoU not above 0.5"]
     assert cells(text, "quota")[1][:5] == ["cat", "–", "0", "1", "2"]
     selection_files.write(tmp_path / "t", rows[:1], None, names=["cat"], min_iou=None)
     assert read_page(tmp_path / "t")[1]["words"] == ["no quota: every image is taken"]
+
+
+def test_a_kept_class_is_told_apart_from_a_filled_place(tmp_path, selection_files):
+    rows = [("a", 0.9, ["cat", "dog"], "quota", ["cat"]), ("b", 0.8, ["dog"], "quota", ["dog"]),
+            ("c", 0.7, ["cat"], "full", []), ("d", 0.1, ["cat"], "below", [])]
+    folder = selection_files.write(tmp_path / "s", rows, {"cat": 1, "dog": 1}, keep="classes")
+    text, data = read_page(folder)
+    assert [data["words"][w] for w in data["why"]] == [
+        "among the best of a class, kept: cat", "among the best of a class, kept: dog",
+        "not among the best of a class", "IoU of no class above 0.5"]
+    assert "were full" not in text and "not among the best of a class" in data["reasons"]
+    above = [("a", 0.9, ["cat"], "min_iou", ["cat"])]
+    selection_files.write(tmp_path / "t", above, None, names=["cat"], keep="classes")
+    assert read_page(tmp_path / "t")[1]["words"] == ["IoU above 0.5, kept: cat"]
 
 
 def test_words_equal_a_replay_of_the_selection(selection_files):

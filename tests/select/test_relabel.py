@@ -87,7 +87,7 @@ def row(path):
 def test_classes_by_command(folders):
     summary = run(**options(folders, keep="classes"))
     assert summary["selected"] == 2 and summary["counts"] == {"cat": 1, "dog": 1}
-    assert sorted(p.name for p in (folders / "out/labels").iterdir()) == ["a.png", "b.png"]
+    assert label_map.folder_ids(folders / "out/labels") == ["a", "b"]
     assert row(folders / "out/labels/a.png") == [1, 1, O, O]  # the picture of two classes serves
     assert row(folders / "out/labels/b.png") == [0, 2, 2, 2]
     table = pq.read_table(folders / "out/selection.parquet").to_pydict()
@@ -106,7 +106,19 @@ def test_pixels_by_command(folders):
     assert row(folders / "out/labels/b.png") == [0, 2, 2, 2]
     assert row(folders / "out/labels/c.png") == [1, O, 0, 0]
     run(**options(folders, keep="pixels", quota_spec='{"dog": 1}'))
-    assert [p.name for p in (folders / "out/labels").iterdir()] == ["b.png"]
+    assert label_map.folder_ids(folders / "out/labels") == ["b"]
+
+
+def test_counts_are_of_the_labels_as_written_and_lost_classes_are_told(folders):
+    summary = run(**options(folders, keep="pixels", quota_spec='{"cat": 3, "dog": 2}'))
+    assert summary["counts"] == {"cat": 2, "dog": 1}  # a's dog, which the first set denies, is gone
+    assert summary["taken"] == {"cat": 2, "dog": 2} and summary["warnings"] == [
+        "--keep=pixels: 1 of 3 images lost a class that they filled: nothing of it was kept"]
+    assert run(**options(folders, keep="pixels", quota_spec='{"cat": 1}'))["warnings"] == []
+    label_map.write(folders / "first/a.png", np.array([[1, 1, 1, 1]], np.uint8))
+    told = run(**options(folders, keep="classes", quota_spec='{"dog": 2}'))
+    assert told["counts"]["dog"] == 1 and told["warnings"] == [
+        "--keep=classes: 1 of 2 images lost a class that they filled: nothing of it was kept"]
 
 
 @pytest.mark.parametrize("change, message", [

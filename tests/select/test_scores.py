@@ -1,5 +1,7 @@
 """Scores that rank the labels: worked by hand, against brute force, and by command."""
 
+import shutil
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -82,10 +84,9 @@ def test_scores_are_those_worked_out_by_hand(folders):
     np.testing.assert_allclose(
         scored(folders, score="consensus", kind="mean", methods=further["methods"]),
         (by_hand(folders, "first", "second", np.mean)
-         + by_hand(folders, "third", "second", np.mean)) / 2, atol=1e-6)
+         + by_hand(folders, "third", "second", np.mean)) / 2, atol=1e-12)
     for kind, reduce in ((None, min), ("mean", np.mean)):
-        first, third, merged, crf = (log_odds_by_hand(np.float32(by_hand(folders, f, "second",
-                                                                         reduce)))
+        first, third, merged, crf = (log_odds_by_hand(by_hand(folders, f, "second", reduce))
                                      for f in ("first", "third", "merged", "crf"))
         want = (first + third) / 2 + (merged + crf) / 2
         np.testing.assert_allclose(scored(folders, score="quality", kind=kind, **further), want,
@@ -99,7 +100,8 @@ def test_the_pool_decides_whose_label_is_compared(folders):
     got = scored(folders, score="consensus", pool="first", kind="mean",
                  methods=[str(folders / "third")])
     np.testing.assert_allclose(got, (by_hand(folders, "first", "second", np.mean)
-                                     + by_hand(folders, "third", "first", np.mean)) / 2, atol=1e-6)
+                                     + by_hand(folders, "third", "first", np.mean)) / 2,
+                               atol=1e-12)
 
 
 def test_quality_does_not_ask_how_the_ious_are_scaled():
@@ -126,6 +128,7 @@ def test_a_changed_label_of_a_further_set_is_noticed(folders):
 @pytest.mark.parametrize("change, message", [
     ({"score": "qualty"}, "--score 'qualty' is unknown.*quality"),
     ({"score": "quality"}, "--score=quality: wants --refined=DIR"),
+    ({"score": "consensus"}, "--score=consensus: wants --with=DIR"),
     ({"methods": ["first"]}, "--with=.*first: is --first, too"),
     ({"refined": ["merged", "merged"]}, "--refined=.*merged: is --refined, too"),
     ({"methods": ["few"]}, "--with=.*few: holds no label map of 29 of 30 ids: 00, 01, "),
@@ -140,6 +143,45 @@ def test_sets_that_cannot_be_compared(folders, change, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run(**options(folders, "never", **change))
     assert not (folders / "never/selection.parquet").exists()
+
+
+def test_a_first_map_that_says_nothing_vetoes_the_paper_alone(folders, tmp_path):
+    for folder in FOLDERS:
+        for n in range(3):
+            label_hw = np.zeros((4, 4), np.uint8)
+            label_hw[:n + 1] = 0 if folder == "first" or (folder == "second" and n == 2) else 1
+            if folder == "second" and n < 2:
+                label_hw[:] = 1
+            if folder == "first" and n == 1:  # open, and so is nothing compared
+                label_hw[:] = 255
+            label_map.write(tmp_path / folder / f"{n}.png", label_hw)
+    shutil.copy(folders / "names.txt", tmp_path)
+    further = {"methods": [str(tmp_path / "third")], "refined": [str(tmp_path / "merged")]}
+
+    def reasons(**changes):
+        run(**options(tmp_path, "out", quota_spec='{"cat": 9}', **further) | changes)
+        return pq.read_table(tmp_path / "out/selection.parquet")["reason"].to_pylist()
+
+    assert reasons()[1:] == ["empty", "empty"]
+    (tmp_path / "tags.csv").write_text("id,tags\n0,cat\n1,cat\n2,cat\n")
+    for change in ({}, {"classes_from": "tags", "tags": str(tmp_path / "tags.csv")}):
+        for score in ("consensus", "quality"):
+            assert reasons(score=score, **change) == ["quota", "quota", "no_class"]
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--with=third"], "--with: changes nothing with --score=paper"),
+    (["--with=third", "--score=classes"], "--with: changes nothing with --score=classes"),
+    (["--refined=crf"], "--refined: changes nothing with --score=paper"),
+    (["--refined=crf", "--keep=pixels"], "--refined: changes nothing with --score=paper"),
+    (["--keep=classes", "--with=third"], "--keep=classes: goes by .* leave out --with"),
+    (["--keep=classes", "--iou=mean"], "--keep=classes: goes by .* leave out --with"),
+])
+def test_flags_that_would_change_nothing(folders, flags, message):
+    given = [f"--{k}={v}" for k, v in options(folders, "never").items() if k != "quota_spec"]
+    with pytest.raises(ValueError, match=message):
+        main([*given, "--quota=none", *flags])
+    assert not (folders / "never").exists()
 
 
 def test_by_command(folders, capsys):

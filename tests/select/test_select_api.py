@@ -1,7 +1,9 @@
 """Selecting from Python, the gathered labels, and what a person is told about odd input."""
 
 import doctest
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -130,12 +132,65 @@ def test_gathering_another_way_replaces_the_files_and_spares_the_source(folders)
 
 def test_gathering_into_the_pool_itself_is_refused(folders):
     (folders / "second").rename(folders / "labels")
-    with pytest.raises(ValueError, match="--out_labels=.*labels: is --second itself"):
+    with pytest.raises(ValueError, match="--out_labels=copy: clears .*labels, which is --second"):
         select(folders / "first", folders / "labels", {"cat": 1}, out=folders, out_labels="copy",
                classes=str(folders / "names.txt"))
     assert len(list((folders / "labels").iterdir())) == 20
     with pytest.raises(ValueError, match="--out_labels=move: want copy or link"):
         call(folders, None, out=folders / "out", out_labels="move")
+
+
+def test_gathered_copies_are_those_of_this_selection(folders):
+    out = folders / "out"
+    half = np.full((20, 5), 1, np.uint8)
+    half[:, 3:] = 0
+    label_map.write(folders / "second" / "00.png", half)
+    for folder in ("first", "second"):  # older than all that a selection writes
+        os.utime(folders / folder / "00.png", (1, 1))
+    for before in ({"keep": "pixels"}, {"pool": "first", "out_labels": "copy"}):
+        call(folders, {"cat": 10}, out=out, **before)
+        call(folders, {"cat": 10}, out=out, out_labels="copy")
+        assert "00.png" in (out / "labeled.txt").read_text()
+        assert ((out / "labels/00.png").read_bytes()
+                == (folders / "second/00.png").read_bytes())
+
+
+@pytest.mark.parametrize("flags", [
+    {"methods": True}, {"refined": True}, {"images": True}, {"quota": True}, {}])
+@pytest.mark.parametrize("asks, said", [({"out_labels": "link"}, "--out_labels=link"),
+                                        ({"keep": "pixels"}, "--keep=pixels")])
+def test_folders_that_are_not_ours_are_never_cleared(folders, flags, asks, said):
+    shutil.copytree(folders / "second", folders / "labels")
+    (folders / "ids.txt").write_text("00\n")
+    place, quota = str(folders / "labels"), {"cat": 1}
+    name = next(iter(flags), None)
+    flag = {"methods": "--with", None: "holds what no selection put there"}.get(name, f"--{name}")
+    if name == "quota":
+        quota = f"{folders}/ids.txt:{place}"
+        flags = {}
+    else:
+        flags = {k: place if k == "images" else [place] for k in flags}
+    with pytest.raises(ValueError, match=f"{said}: .*{flag}"):
+        call(folders, quota, out=folders, **flags, **asks)
+    assert len(list((folders / "labels").iterdir())) == 20
+
+
+def test_labels_that_are_not_asked_for_do_not_stay(folders):
+    out = folders / "out"
+    call(folders, {"cat": 3}, out=out, out_labels="copy")
+    with pytest.raises(ValueError, match="--out: clears .*labels, which is --with itself"):
+        call(folders, {"cat": 3}, out=out, methods=[out / "labels"], score="consensus", ids=str(
+            out / "ids.txt") if (out / "ids.txt").write_text("00\n02\n04\n") else None)
+    assert len(label_map.folder_ids(out / "labels")) == 3
+    call(folders, {"cat": 3}, out=out)
+    assert not (out / "labels").exists()
+
+
+def test_odd_types_of_python(folders):
+    assert call(folders, {"cat": np.int64(2)}).selected == ["00", "02"]
+    for name in ("methods", "refined"):
+        with pytest.raises(ValueError, match=f"{name}='bao': want a list of folders"):
+            call(folders, {"cat": 1}, **{name: "bao"})
 
 
 # ---- odd input ---------------------------------------------------------------------------------
@@ -227,3 +282,10 @@ def test_ids_with_spaces_cannot_stand_in_lists(folders):
         (folders / folder / "00.png").rename(folders / folder / "a b.png")
     with pytest.raises(ValueError, match="'JPEGImages/a b.jpg': a path with a space"):
         call(folders, {"cat": 1})
+
+
+@pytest.mark.parametrize("asks", [{"out_labels": "copy"}, {"keep": "pixels"}])
+def test_a_space_in_out_cannot_stand_in_lists(folders, asks):
+    with pytest.raises(ValueError, match="my out/labels/00.png': a path with a space"):
+        call(folders, {"cat": 1}, out=folders / "my out", **asks)
+    call(folders, {"cat": 1}, out=folders / "my out")  # no line names it

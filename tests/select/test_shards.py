@@ -50,8 +50,39 @@ def test_slices_hold_the_columns_of_other_scores(pairs, seen):
     run(**options(pairs, "joined", merge_shards=[str(pairs / f"part{i}") for i in range(2)],
                   **more))
     assert not seen and results(pairs / "joined") == results(pairs / "whole")
-    with pytest.raises(ValueError, match="made for other ids, classes, pool or signals"):
+    with pytest.raises(ValueError, match="made for other ids, classes, pool, --block or"):
         run(**options(pairs, merge_shards=[str(pairs / f"part{i}") for i in range(2)]))
+
+
+def test_slices_of_other_label_files_are_refused(pairs, shards):
+    swapped = {"first": str(pairs / "second"), "second": str(pairs / "first")}
+    with pytest.raises(ValueError, match="shard0: its scores are of other label files than those"):
+        run(**options(pairs, merge_shards=shards, **swapped))
+    for name in ("third", "fourth"):
+        shutil.copytree(pairs / ("first" if name == "third" else "second"), pairs / name)
+    more = {"score": "consensus", "methods": [str(pairs / "third"), str(pairs / "fourth")]}
+    for i in range(2):
+        run(**options(pairs, f"part{i}", shard=f"{i}/2", **more))
+    parts = {"merge_shards": [str(pairs / f"part{i}") for i in range(2)], "score": "consensus"}
+    shutil.copytree(pairs / "first", pairs / "other")
+    for methods in (("fourth", "third"), ("third", "other")):  # reordered, exchanged
+        with pytest.raises(ValueError, match="part0: its scores are of other label files than"):
+            run(**options(pairs, **parts, methods=[str(pairs / m) for m in methods]))
+    assert run(**options(pairs, **parts, methods=more["methods"]))["images"] == 60
+
+
+def test_two_folders_that_hold_one_block_must_agree(pairs, shards):
+    shutil.copytree(shards[1], pairs / "copied")
+    run(**options(pairs, "whole"))
+    run(**options(pairs, "joined", merge_shards=[*shards, str(pairs / "copied")]))
+    assert results(pairs / "joined") == results(pairs / "whole")
+    path = blocks.path_of(pairs / "copied", 4)
+    block, marks = blocks.read(path, 4), blocks.read_marks(path)
+    block.counts.both[0] = 0
+    path.write_bytes(blocks.encode(block, marks))
+    with pytest.raises(ValueError, match="copied/scores/000004.parquet: holds other scores than "
+                                         ".*shard1/scores/000004.parquet; delete"):
+        run(**options(pairs, merge_shards=[*shards, str(pairs / "copied")]))
 
 
 def test_slices_may_share_a_folder_and_labels_may_have_other_times(pairs, seen):

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from wsssjax.core import files
 from wsssjax.data import label_map
-from wsssjax.select import blocks, names, store, stream
+from wsssjax.select import blocks, labels, names, store, stream
 from wsssjax.select.run import run
 
 KIT = pathlib.Path(__file__).parents[1] / "select_kit.py"
@@ -135,6 +136,22 @@ def test_no_old_summary_stands_beside_new_lists(pairs, monkeypatch):
     assert content(pairs / "out") == content(pairs / "fresh")
 
 
+@pytest.mark.parametrize("where", [(labels, "gather"), (store, "write_table"),
+                                   (store.Lines, "write"), (files, "write_json")])
+def test_what_a_kill_leaves_never_mixes_two_selections(pairs, monkeypatch, where):
+    run(**options(pairs, out_labels="copy"))
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk"):
+        patch.setattr(*where, lambda *args: (_ for _ in ()).throw(OSError("disk")))
+        run(**options(pairs, quota_spec='{"dog": 1}', out_labels="copy"))
+    there = {path.name for path in (pairs / "out").iterdir()} - {"scores", "labels"}
+    names = ["selection.parquet", "labeled.txt", "unlabeled.txt"]
+    assert there == set(names[:{"gather": 0, "write_table": 0, "write": 1,
+                                "write_json": 3}[where[1]]])
+    assert len(label_map.folder_ids(pairs / "second")) == COUNT
+    run(**options(pairs, quota_spec='{"dog": 1}', out_labels="copy"))
+    assert len(label_map.folder_ids(pairs / "out" / "labels")) == 1
+
+
 SLOW = """
 import sys, time
 from wsssjax.select import stream
@@ -227,9 +244,9 @@ def test_signals_stand_in_columns_and_their_files_count(pairs, seen):
         return {n: np.concatenate([b.signals[n] for b in scored]) for n in signals.names}
 
     got = columns()
-    assert (got["half"] == 0.5).all() and got["same"].dtype == np.float32
+    assert (got["half"] == 0.5).all() and got["same"].dtype == np.float64
     pair = inner_pair(pairs, "007")
-    assert got["same"][7] == np.float32((pair[0] == pair[1]).mean())
+    assert got["same"][7] == (pair[0] == pair[1]).mean()
     seen.clear()
     columns()
     assert not seen

@@ -53,7 +53,7 @@ def write(folder: str, rows: int) -> None:
         block = block_of(rng, start, min(blocks.BLOCK, rows - start), len(VOC_CLASSES))
         path = blocks.path_of(folder, index)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(blocks.encode(block, blocks.Marks("", "", "0/1")))
+        path.write_bytes(blocks.encode(block, blocks.Marks("", "", "", "0/1")))
 
 
 def measure(folder: str, spec: str, factor: int) -> dict:
@@ -70,7 +70,8 @@ def measure(folder: str, spec: str, factor: int) -> dict:
     found["read_s"] = time.perf_counter() - start
     selection = greedy.select(columns.iou, columns.words, need, empty_n=columns.empty)
     found["choose_s"] = time.perf_counter() - start - found["read_s"]
-    found |= {"choose_gb": peak(), "selected": int(selection.selected.sum())}
+    found |= {"rows": len(columns.iou), "choose_gb": peak(),
+              "selected": int(selection.selected.sum())}
     start = time.perf_counter()
     classes = VOC_CLASSES[1:]
     store.write_table(folder, store.tables(scored, columns, columns.iou, selection, classes),
@@ -105,11 +106,11 @@ def main(arguments: list[str]) -> None:
                    f"--quota={flags.quota}", f"--factor={flags.factor}"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
-    print(f"{flags.rows:,} rows, {len(VOC_CLASSES) - 1} classes, {found['selected']:,} selected: "
-          f"read {found['read_s']:.1f} s + choose {found['choose_s']:.1f} s in "
-          f"{found['choose_gb']:.2f} GB; then table {found['table_s']:.1f} s "
-          f"({found['table_mb']:.0f} MB) + lists {found['lists_s']:.1f} s, at most "
-          f"{found['write_gb']:.2f} GB")
+    print(f"{found['rows']:,} rows, {len(VOC_CLASSES) - 1} classes, "
+          f"{found['selected']:,} selected: read {found['read_s']:.1f} s + choose "
+          f"{found['choose_s']:.1f} s in {found['choose_gb']:.2f} GB; then table "
+          f"{found['table_s']:.1f} s ({found['table_mb']:.0f} MB) + lists "
+          f"{found['lists_s']:.1f} s, at most {found['write_gb']:.2f} GB")
 
 
 if __name__ == "__main__":

@@ -88,6 +88,9 @@ def _connected(ray) -> Iterator[None]:
             ray.init(address="local", num_cpus=threads.usable_cores(), include_dashboard=False,
                      **quiet)
     except (OSError, RuntimeError) as error:
+        if not address:
+            raise OSError(f"--executor=ray: Ray did not start on this machine ({error}); use "
+                          "--executor=threads") from None
         raise OSError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); start one, "
                       "or unset it") from None
     try:

@@ -31,6 +31,12 @@ def confusion(prediction_hw, truth_hw, num_classes: int) -> np.ndarray:
     return flat.reshape(num_classes, num_classes + 1)
 
 
+def ranks(x_n) -> np.ndarray:
+    """Rank of each number, 1 for the lowest, ties sharing their mean rank; float64 [n]."""
+    _, place, counts = np.unique(x_n, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+
+
 def scores(confusion_kk: np.ndarray, class_names, absent: str = "skip") -> dict:
     """{"miou", "fp", "fn", "iou": {name: 0..1}, "absent", "accuracy", "precision", "recall"}.
 

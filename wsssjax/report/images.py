@@ -14,14 +14,15 @@ from wsssjax.report.read_selection import GROUPS, Selection
 
 PAGE_BYTES = 19_000_000  # of rows and pictures together; the rest of a page is far below 1 MB
 PICTURE_BYTES = 12_000_000
-GROUP_WORDS = {"best": "best agreement", "borderline": "borderline, around the last one taken",
-               "worst": "worst agreement", "sample": "a sample of the others"}
+GROUP_WORDS = {"best": "best by rank", "borderline": "borderline, around the last one taken",
+               "worst": "worst by rank", "sample": "a sample of the others"}
 
 
 def quality(label_hw: np.ndarray, truth_hw: np.ndarray, num_classes: int) -> float | None:
     """Mean IoU over the foreground classes in either map; None without any, or at unequal sizes.
 
-    Pixels that the truth leaves open count nowhere.
+    Pixels that the truth leaves open count nowhere (tools/judge_scores.py takes them for
+    background); what the label leaves open is missed.
     """
     if label_hw.shape != truth_hw.shape:
         return None
@@ -75,7 +76,7 @@ def _data(selection: Selection, quality_m) -> dict:
     return {
         "names": list(selection.class_names),
         "colors": [figures.color(k + 1) for k in range(len(selection.class_names))],
-        "reasons": [reasons.short(code) for code in selection.reasons],
+        "reasons": [reasons.short(code, selection.keep) for code in selection.reasons],
         "words": words,
         "id": rows.ids,
         "rank": selection.rank_n[at].tolist(),

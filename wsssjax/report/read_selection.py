@@ -20,7 +20,7 @@ GROUPS = ("best", "borderline", "worst", "sample")  # images that are shown as p
 PER_GROUP = 250
 _SUMMARY = {"images": NUMBER, "selected": NUMBER, "quota": COUNTS, "taken": COUNTS,
             "counts": COUNTS, "unmet": COUNTS, "mean_iou": SCORES, "min_iou": NUMBER,
-            "reasons": COUNTS, "iou": TEXT, "pool": TEXT, "warnings": NAMES}
+            "reasons": COUNTS, "iou": TEXT, "pool": TEXT, "keep": TEXT, "warnings": NAMES}
 
 
 class Rows(NamedTuple):
@@ -62,6 +62,11 @@ class Selection:
     def scored(self) -> bool:
         """Whether images were ordered by another score than their IoU."""
         return not np.array_equal(self.score_n, self.iou_n, equal_nan=True)
+
+    @property
+    def keep(self) -> str:
+        """What was kept of a selected label."""
+        return self.summary.get("keep", "whole")
 
     @property
     def border(self) -> int | None:
@@ -211,7 +216,7 @@ def _rows(read, rank_n, codes, listed_n, names, summary) -> Rows:
     filled = [read["filled"][i] for i in by_rank] if read["filled"] is not None else None
     codes = [codes[i] for i in by_rank]
     why = reasons.in_words(codes, classes, filled, names=names, quota=wanted,
-                           min_iou=summary.get("min_iou"))
+                           min_iou=summary.get("min_iou"), keep=summary.get("keep", "whole"))
     keep = [j for j, i in enumerate(by_rank) if listed_n[position[i]]]
     return Rows(position[by_rank[keep]], [read["id"][by_rank[j]] for j in keep],
                 [classes[j] for j in keep], [read["class_iou"][by_rank[j]] for j in keep],

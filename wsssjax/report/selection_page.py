@@ -25,6 +25,7 @@ def make(selection: Selection, where: thumbnails.Sources, *, truth: bool = False
         title=f"Selection {selection.folder.resolve().name}",
         headline=_headline(selection, quality_m),
         facts=_facts(selection),
+        ranked="has the highest score" if selection.scored else "agrees best",
         warnings=selection.summary.get("warnings") or [],
         reasons=_reasons(selection),
         classes=_classes(selection),
@@ -99,7 +100,7 @@ def _facts(selection: Selection) -> list[tuple[str, str]]:
 def _reasons(selection: Selection) -> tables.Table:
     """Images by reason."""
     counts = np.bincount(selection.reason_n, minlength=len(selection.reasons))
-    found = [(reasons.short(code), code, int(n)) for code, n in
+    found = [(reasons.short(code, selection.keep), code, int(n)) for code, n in
              zip(selection.reasons, counts, strict=True)]
     rows = tuple((words, code, tables.count(n)) for words, code, n in
                  sorted(found, key=lambda row: -row[2]))
@@ -152,12 +153,14 @@ def _reliability(selection: Selection, quality_m) -> dict | None:
     chart = charts.lines(drawn, x=what, y="true quality", top=1.0,
                          label=f"Mean true quality of ten parts of the images by {what}")
     return {
-        "chart": {"title": "True quality by agreement", "svg": markup(chart),
+        "chart": {"title": f"True quality by {what}", "svg": markup(chart),
                   "legend": [(n, markup(charts.swatch(i))) for i, n in enumerate(drawn)]},
         "table": tables.Table(
             "reliability", f"Images in {len(found)} equal parts by {what}",
             ("part", f"{what} from", "mean", "true quality", "images"), rows,
             f"Of {len(known):,} images whose true masks were found. True quality: mean IoU of the "
             "label with the true mask over the foreground classes in either; what the truth "
-            "leaves open does not count. The truth chose nothing."),
+            "leaves open does not count. " + ("" if selection.keep == "whole" else
+            "The lists name, of a selected image, the label that was kept; what is open there is "
+            "missed. ") + "The truth chose nothing."),
     }

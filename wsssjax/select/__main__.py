@@ -7,7 +7,7 @@ import sys
 import time
 
 from wsssjax.core import cli, files
-from wsssjax.select import blocks, quota
+from wsssjax.select import blocks, quota, scores
 from wsssjax.select.run import load_libraries, run
 
 
@@ -27,10 +27,11 @@ def parser() -> argparse.ArgumentParser:
     add("--score", default="paper", help="what ranks the labels: paper (the IoU, default), "
         "consensus, quality, or classes (few first)")
     add("--with", action="append", default=[], dest="methods", metavar="DIR", help="label maps of "
-        "one more method, for --score=consensus or quality; repeat it")
+        "one more method, for --score=consensus or quality, or --keep=pixels; repeat it")
     add("--refined", action="append", default=[], metavar="DIR", help="the pool's label maps "
         "before or after merging or a CRF, for --score=quality; repeat it")
-    add("--min_iou", type=float, metavar="X", help="take only labels whose IoU is above X")
+    add("--min_iou", type=float, metavar="X", help="take only labels whose IoU is above X; "
+        "with --keep=classes only classes whose IoU is")
     add("--images", metavar="I", help="folder or list of photos, for the paths in the lists "
         "(default: JPEGImages/<id>.jpg)")
     add("--classes", default="voc", help="voc, coco, or a file of class names, background first")
@@ -40,7 +41,8 @@ def parser() -> argparse.ArgumentParser:
         help="smaller classes of a pool label do not count as present (default 1)")
     add("--tags", metavar="CSV", help="id,tags; for --classes_from=tags")
     add("--keep", default="whole", help="of a selected label: whole (default), classes (every "
-        "class takes its best labels, the rest is left open) or pixels (on which the sets agree)")
+        "class takes its best labels, the rest is left open) or pixels (with which no set "
+        "disagrees; what another leaves open stays)")
     add("--out_labels", metavar="HOW", help="copy or link the selected labels into OUT/labels")
     add("--json", metavar="PATH", help="write the summary here too")
     add = p.add_argument_group("many images").add_argument
@@ -81,6 +83,8 @@ def main(arguments: list[str]) -> None:
     to_json = args.pop("json")
     if args["merge_shards"] is not None:
         args["merge_shards"] = [f for f in args["merge_shards"].split(",") if f]
+    others = scores.Others(tuple(args["methods"]), tuple(args["refined"]))
+    scores.check_used(args["score"], args["keep"], others, args["iou"])
     load_libraries()
     start = time.perf_counter()  # the first file is opened from here on
     summary = run(quota_spec=args.pop("quota"), kind=args.pop("iou"), **args)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 import os
 import tempfile
 from collections.abc import Mapping
@@ -42,7 +43,7 @@ def select(first, second, quota: str | Mapping[str, int] | None = None, *,
     if quota is None:
         quota = "none"
     elif isinstance(quota, Mapping):
-        quota = json.dumps(dict(quota))
+        quota = json.dumps(dict(quota), default=operator.index)  # numpy's integers
     if options.get("shard"):
         raise ValueError(f"shard={options['shard']!r}: selects nothing; use the command")
     for name, usual in (("out_labels", None), ("keep", "whole")):

@@ -8,10 +8,11 @@
     both, first, second, pool   lists of int32 beside `classes`: pixels of the class where both
               maps say it, where the first and where the second says it (pixels that either leaves
               open count nowhere), and in the whole label of the pool
-    …         float32, one column a further signal
+    …         float64, one column a further signal
 
-Two hashes in the file's metadata say whether it still holds: `what` (ids, classes, pool, signals)
-and `files` (name, size and time of every file that was read).
+Hashes in the file's metadata say whether it still holds: `what` (ids, classes, pool, signals),
+`files` (name, size and time of every file that was read) and, for another machine, where names and
+times differ, `sizes` (of the same files in the order of folders and ids).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from wsssjax.core.constants import BACKGROUND
 from wsssjax.select import greedy, iou
 from wsssjax.select.iou import PairCounts
 
-SCHEMA = 1
+SCHEMA = 2
 BLOCK = 4096  # ids in a file
 FOLDER = "scores"
 COUNTS = ("both", "first", "second", "pool")
@@ -39,7 +40,7 @@ COUNTS = ("both", "first", "second", "pool")
 
 class Block(NamedTuple):
     """ids: column of text.  pixels: int64 [n].  counts: int64 [n, k], background included.
-    pool: int64 [n, k], class areas of the pool's whole labels.  signals: float32 [n] by name."""
+    pool: int64 [n, k], class areas of the pool's whole labels.  signals: float64 [n] by name."""
 
     ids: pa.StringArray
     pixels: np.ndarray
@@ -49,10 +50,12 @@ class Block(NamedTuple):
 
 
 class Marks(NamedTuple):
-    """What a file's metadata says.  what, files: hashes.  shard: "i/n" of the run that made it."""
+    """What a file's metadata says.  what, files, sizes: hashes.  shard: "i/n" of the run that
+    made it."""
 
     what: str
     files: str
+    sizes: str
     shard: str
 
 
@@ -66,10 +69,12 @@ def hash_what(ids: Sequence[str], num_classes: int, pool: str, signals: Sequence
     return files.hash_value([SCHEMA, files.hash_ids(ids), num_classes, pool, list(signals)])
 
 
-def hash_files(paths: Sequence[str]) -> str:
-    """Changes when one of the files does, as far as (absolute) name, size and time tell."""
+def hash_files(paths: Sequence[str]) -> tuple[str, str]:
+    """(`files`, `sizes`): they change when one of the files does, as far as (absolute) name, size
+    and time tell, and as far as the sizes alone do."""
     stats = [(path, os.stat(path)) for path in paths]
-    return files.hash_value([(name, s.st_size, s.st_mtime_ns) for name, s in stats])
+    return (files.hash_value([(name, s.st_size, s.st_mtime_ns) for name, s in stats]),
+            files.hash_value([s.st_size for _, s in stats]))
 
 
 def encode(block: Block, marks: Marks) -> bytes:
@@ -84,7 +89,7 @@ def encode(block: Block, marks: Marks) -> bytes:
         values = pa.array(counts_nk[there_nk], pa.int32())
         columns[name] = pa.ListArray.from_arrays(offsets, values)
     for name, values in block.signals.items():
-        columns[name] = pa.array(values, pa.float32())
+        columns[name] = pa.array(values, pa.float64())
     table = pa.table(columns).replace_schema_metadata(marks._asdict())
     file = io.BytesIO()
     # Counts are all different: a dictionary of them would only make the file larger and slower.
@@ -131,6 +136,12 @@ def read(path: pathlib.Path, num_classes: int, only_counts: bool = False) -> Blo
     return Block(ids, pixels, PairCounts(*dense[:3]), dense[3], signals)
 
 
+def same(path: pathlib.Path, other: pathlib.Path, num_classes: int) -> bool:
+    """Whether two files hold the same block, whoever made them."""
+    first, second = (encode(read(p, num_classes), Marks("", "", "", "")) for p in (path, other))
+    return first == second
+
+
 def _chunk(table: pa.Table, name: str) -> pa.Array:
     return table[name].chunk(0) if table[name].num_chunks else table[name].combine_chunks()
 
@@ -147,12 +158,14 @@ class Blocks(NamedTuple):
 
 class Columns(NamedTuple):
     """What the choice needs of every image.  iou: float64 [n].  empty: bool [n], no foreground in
-    either map.  open: bool [n], no pixel that both maps name.  words: uint64 [n, w], foreground
+    either map.  open: bool [n], no pixel that both maps name.  blank: bool [n], no
+    foreground in the pool's whole label.  words: uint64 [n, w], foreground
     classes of the pool's label as bit masks, see `greedy.pack`."""
 
     iou: np.ndarray
     empty: np.ndarray
     open: np.ndarray
+    blank: np.ndarray
     words: np.ndarray
 
 
@@ -166,7 +179,7 @@ def columns(blocks: Blocks, kind: str, min_area: int = 1) -> Columns:
         iou_n, empty_n = iou.image_iou(block.counts, kind)
         named_n = block.counts.first.any(1)
         words_nw = greedy.pack(block.pool[:, BACKGROUND + 1:] >= min_area)
-        return iou_n, empty_n, ~named_n, words_nw
+        return iou_n, empty_n, ~named_n, ~block.pool[:, BACKGROUND + 1:].any(1), words_nw
 
     parts = list(threads.each(of, blocks.paths))
     return Columns(*map(np.concatenate, zip(*parts, strict=True)))

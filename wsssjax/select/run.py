@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -12,9 +13,18 @@ from wsssjax.core import cluster, files
 from wsssjax.core.constants import BACKGROUND
 from wsssjax.data.classes import need_background, read_class_names
 from wsssjax.data.tags import read_tags
-from wsssjax.select import blocks, greedy, iou, names, quota, relabel, scores, store, stream
-
-SUMMARY = "summary.json"
+from wsssjax.select import (
+    blocks,
+    greedy,
+    iou,
+    labels,
+    names,
+    quota,
+    relabel,
+    scores,
+    store,
+    stream,
+)
 
 
 def _tag_words(tags: str, ids: pa.StringArray, class_names) -> np.ndarray:
@@ -49,7 +59,7 @@ def _summary(selection: greedy.Selection, found: blocks.Columns, quota_k, class_
     }
 
 
-def _check(options: dict, tags, shard, merge_shards, executor, block, out_labels) -> None:
+def _check(options: dict, others, tags, shard, merge_shards, executor, block, out_labels) -> None:
     for name, words in (("pool", ("first", "second")), ("classes_from", ("pool", "tags"))):
         if options[name] not in words:
             raise ValueError(f"--{name}={options[name]}: want {' or '.join(words)}")
@@ -66,8 +76,9 @@ def _check(options: dict, tags, shard, merge_shards, executor, block, out_labels
         cluster.shard(shard)
     if shard and merge_shards is not None:
         raise ValueError("--shard, --merge_shards: one scores, the other joins; give one of them")
-    if isinstance(merge_shards, str):
-        raise ValueError(f"merge_shards={merge_shards!r}: want a list of folders")
+    for name, value in (("merge_shards", merge_shards), *others._asdict().items()):
+        if isinstance(value, str | os.PathLike):
+            raise ValueError(f"{name}={str(value)!r}: want a list of folders")
     if block < 1:
         raise ValueError(f"--block={block}: want 1 id a score file, or more")
     if options["keep"] not in relabel.KEEP:
@@ -79,11 +90,21 @@ def _check(options: dict, tags, shard, merge_shards, executor, block, out_labels
                                          or options["classes_from"] == "tags"):
         raise ValueError("--keep=classes: goes by the IoU of each class of the pool's labels; "
                          "leave out --score and --classes_from")
-    if out_labels not in (None, *store.GATHER):
-        raise ValueError(f"--out_labels={out_labels}: want {' or '.join(store.GATHER)}")
+    if out_labels not in (None, *labels.GATHER):
+        raise ValueError(f"--out_labels={out_labels}: want {' or '.join(labels.GATHER)}")
 
 
-def _warnings(first, second, found: blocks.Columns, quota_k, class_names) -> list[str]:
+def _check_labels(folder, out_labels, keep, inputs: dict, others, quota_spec: str) -> None:
+    """See `labels.check`."""
+    flag = (f"--keep={keep}" if keep != "whole" else
+            f"--out_labels={out_labels}" if out_labels else None)
+    read = [(f"--{name}", place) for name, place in inputs.items()]
+    read += [(f"--{kind}", place) for _, kind, place in others.columns()]
+    _, colon, counted = quota_spec.rpartition(":")
+    labels.check(folder, flag, [*read, ("--quota", counted if colon else None)])
+
+
+def _warnings(first, second, found: blocks.Columns, quota_k, class_names, score) -> list[str]:
     """What a person should know before trusting the result."""
     told = []
     if pathlib.Path(first).resolve() == pathlib.Path(second).resolve():
@@ -91,7 +112,8 @@ def _warnings(first, second, found: blocks.Columns, quota_k, class_names) -> lis
                     "themselves says nothing about them")
     if found.open.any():
         told.append(f"{np.count_nonzero(found.open)} of {len(found.open)} pairs have no pixel that "
-                    "both maps name (255 everywhere); they are never selected")
+                    "both maps name (255 everywhere); " +
+                    ("they are never selected" if score == "paper" else "their IoU counts as 0"))
     never = [] if quota_k is None else [
         name for c, name in enumerate(class_names)
         if quota_k[c] and not greedy.has(found.words, c).any()]
@@ -105,26 +127,33 @@ def _choose(scored: blocks.Blocks, found: blocks.Columns, quota_k, options: dict
     min_iou = options["min_iou"]
     if options["keep"] == "classes":
         iou_nk = relabel.class_ious(scored, options["min_area"])
-        return (np.fmax.reduce(np.nan_to_num(iou_nk), axis=1, initial=0.0),
+        return (np.fmax.reduce(iou_nk, axis=1, initial=0.0),
                 relabel.by_class(iou_nk, quota_k, min_iou, found.empty))
     score_n = scores.SCORES[options["score"]](scored, found, options["iou"])
+    words_nw, empty_n = found.words, found.empty
+    if options["score"] != "paper":  # the first map alone cannot veto what more sets judge
+        words_nw, empty_n = np.where(found.blank[:, None], np.uint64(0), words_nw), None
     return score_n, greedy.select(
-        score_n, found.words, quota_k, num_classes=scored.num_classes - 1, empty_n=found.empty,
+        score_n, words_nw, quota_k, num_classes=scored.num_classes - 1, empty_n=empty_n,
         below_n=None if min_iou is None else ~(found.iou > min_iou))
 
 
-def _relabel(out, pool, other, methods, wanted, selection, keep, num_classes) -> None:
+def _write_labels(folder, pool, others, wanted: pa.StringArray, selection, words_nw, options,
+                  num_classes, out_labels) -> tuple[greedy.Selection, list[str]]:
+    """Fills OUT/labels; see `relabel.recount`.  folder: None fills none.  pool, others: folders."""
+    if not folder:
+        return selection, []
+    labels.begin(folder)
+    keep, chosen = options["keep"], wanted.filter(pa.array(selection.selected))
+    if keep == "whole":
+        labels.gather(pool, folder, chosen, out_labels)
+        return selection, []
     kept_nk = None
     if keep == "classes":
         kept_nk = greedy.unpack(selection.filled[selection.selected], num_classes - 1)
-    relabel.write(out, pool, [other, *methods],
-                  wanted.filter(pa.array(selection.selected)).to_pylist(), num_classes, kept_nk)
-
-
-def _write_table(out, scored, found, score_n, selection, foreground) -> None:
-    # Without its summary a result is not whole: nobody must take the old one for that of new lists.
-    (pathlib.Path(out) / SUMMARY).unlink(missing_ok=True)
-    store.write_table(out, store.tables(scored, found, score_n, selection, foreground), foreground)
+    gone_nk = relabel.write(folder, pool, others, chosen.to_pylist(), num_classes, kept_nk,
+                            options["min_area"])
+    return relabel.recount(selection, words_nw, gone_nk, keep)
 
 
 def load_libraries() -> None:
@@ -158,28 +187,28 @@ def run(*, first: str, second: str, out: str, quota_spec: str, pool: str = "seco
     """
     kind = kind or scores.DEFAULT_IOU.get(score, "foreground")
     options = {"pool": pool, "iou": kind, "min_iou": min_iou, "classes_from": classes_from,
-               "min_area": min_area, "score": score, "keep": keep}
-    others = scores.Others(tuple(methods), tuple(refined))
-    scores.check(score, others, first, second, pool)
-    _check(options, tags, shard, merge_shards, executor, block, out_labels)
+               "min_area": min_area, "score": score, "keep": keep, "with": len(methods),
+               "refined": len(refined)}
+    _check(options, scores.Others(methods, refined), tags, shard, merge_shards, executor, block,
+           out_labels)
+    scores.check(score, others := scores.Others(tuple(methods), tuple(refined)), first, second)
     class_names = need_background(read_class_names(classes), "select")
     quota_k = quota.read_quota(quota_spec, class_names)
     wanted, warnings = names.choosable(first, second, pool, ids)
     scores.check_ids(others, wanted)
-    labels = second if pool == "second" else first
-    gathered = pathlib.Path(out) / store.LABELS if out_labels or keep != "whole" else None
-    if gathered:
-        files.outside(gathered, "--out_labels", first=first, second=second)
-    lines = store.Lines(wanted, images, labels, gathered)
+    mine, other = (second, first) if pool == "second" else (first, second)
+    folder = pathlib.Path(out) / labels.FOLDER
+    _check_labels(folder, out_labels, keep, {"first": first, "second": second, "images": images},
+                  others, str(quota_spec))
+    gathered = folder if out_labels or keep != "whole" else None
+    lines = store.Lines(wanted, images, mine, gathered)
     words_nw = _tag_words(tags, wanted, class_names) if classes_from == "tags" else None
     job = stream.Job(first, second, len(class_names), pool,
                      scores.signals(others, len(class_names), pool))
     files.sweep(out)
-    if merge_shards is not None:
-        scored = stream.merge(job, wanted, merge_shards, block=block)
-    else:
-        scored = stream.score(job, wanted, out, shard=shard or "0/1", block=block,
-                              executor=executor, num_threads=num_threads)
+    scored = (stream.merge(job, wanted, merge_shards, block=block) if merge_shards is not None else
+              stream.score(job, wanted, out, shard=shard or "0/1", block=block, executor=executor,
+                           num_threads=num_threads))
     if shard:
         return {"shard": shard, "blocks": len(scored.paths),
                 "of": blocks.count_of(wanted, block)}
@@ -188,12 +217,12 @@ def run(*, first: str, second: str, out: str, quota_spec: str, pool: str = "seco
         found = found._replace(words=words_nw)
     score_n, selection = _choose(scored, found, quota_k, options)
     foreground = class_names[BACKGROUND + 1:]
-    warnings += _warnings(first, second, found, quota_k, foreground)
-    _write_table(out, scored, found, score_n, selection, foreground)
-    if keep != "whole":
-        _relabel(gathered, labels, first if pool == "second" else second, methods, wanted,
-                 selection, keep, len(class_names))
-    lines.write(out, selection.selected, out_labels)
-    summary = _summary(selection, found, quota_k, foreground, options, warnings)
-    files.write_json(pathlib.Path(out) / SUMMARY, summary)
+    warnings += _warnings(first, second, found, quota_k, foreground, score)
+    store.clear(out)
+    selection, told = _write_labels(gathered, mine, [other, *methods], wanted, selection,
+                                    found.words, options, len(class_names), out_labels)
+    store.write_table(out, store.tables(scored, found, score_n, selection, foreground), foreground)
+    lines.write(out, selection.selected)
+    summary = _summary(selection, found, quota_k, foreground, options, warnings + told)
+    files.write_json(pathlib.Path(out) / store.SUMMARY, summary)
     return summary

@@ -1,7 +1,8 @@
 """By which number the labels are ranked before Algorithm 1 takes them; higher is trusted more.
 
 paper      the IoU of the two sets, as Algorithm 1 has it (--iou says which).
-consensus  the mean of the pool's IoU with each other set: --first and all of --with.
+consensus  the mean of the pool's IoU with each other set: the other of --first and --second (with
+           --pool=first the second), and all of --with.
 classes    fewer foreground classes first: what every score has to beat.
 quality    agreement and stability together (below); wants --refined.
 
@@ -25,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from wsssjax.core import metrics
 from wsssjax.core.config import choose
 from wsssjax.data import label_map
 from wsssjax.select import blocks, greedy, iou, names, stream
@@ -40,34 +42,50 @@ class Others(NamedTuple):
     methods: tuple[str, ...] = ()
     refined: tuple[str, ...] = ()
 
-    def columns(self) -> Iterator[tuple[str, str]]:
-        """(name, folder) of each; the name begins the names of its signals."""
+    def columns(self) -> Iterator[tuple[str, str, str]]:
+        """(name, kind, folder) of each; the name begins the names of its signals."""
         for kind, folders in ((AGREE, self.methods), (STABLE, self.refined)):
             for index, folder in enumerate(folders):
-                yield f"{kind}{index}", folder
+                yield f"{kind}{index}", kind, folder
 
 
-def check(score: str, others: Others, first: str, second: str, pool: str) -> None:
+def check(score: str, others: Others, first: str, second: str) -> None:
     """ValueError for what cannot be scored."""
     choose(SCORES, score, "--score")
+    if score == "consensus" and not others.methods:
+        raise ValueError("--score=consensus: wants --with=DIR, the labels of one more method; "
+                         "without one it is --score=paper")
     if score == "quality" and not others.refined:
         raise ValueError("--score=quality: wants --refined=DIR, the pool's labels as they are "
                          "before or after merging or a CRF; python -m wsssjax.refine makes them")
     seen = {pathlib.Path(f).resolve(): flag for flag, f in (("first", first), ("second", second))}
-    for name, folder in others.columns():
+    for _, kind, folder in others.columns():
         place = pathlib.Path(folder).resolve()
         if place in seen:
-            raise ValueError(f"--{name.rstrip('0123456789')}={folder}: is --{seen[place]}, too; "
-                             "a set that counts twice says nothing new")
-        seen[place] = name.rstrip("0123456789")
+            raise ValueError(f"--{kind}={folder}: is --{seen[place]}, too; a set that counts twice "
+                             "says nothing new")
+        seen[place] = kind
+
+
+def check_used(score: str, keep: str, others: Others, kind: str | None) -> None:
+    """ValueError for flags that would change nothing; kind: --iou, None where it was not given."""
+    if keep == "classes" and (others.methods or others.refined or kind):
+        raise ValueError("--keep=classes: goes by the IoU of each class of --first and --second; "
+                         "leave out --with, --refined and --iou")
+    if others.methods and score not in ("consensus", "quality") and keep != "pixels":
+        raise ValueError(f"--with: changes nothing with --score={score}; use --score=consensus or "
+                         "quality, or --keep=pixels, or leave it out")
+    if others.refined and score != "quality":
+        raise ValueError(f"--refined: changes nothing with --score={score}; use --score=quality, "
+                         "or leave it out")
 
 
 def check_ids(others: Others, wanted: pa.StringArray) -> None:
     """ValueError where a further folder lacks some of the ids."""
-    for name, folder in others.columns():
+    for _, kind, folder in others.columns():
         missing = names.without(wanted, names.in_folder(folder))
         if len(missing):
-            raise ValueError(f"--{name.rstrip('0123456789')}={folder}: holds no label map of "
+            raise ValueError(f"--{kind}={folder}: holds no label map of "
                              f"{len(missing)} of {len(wanted)} ids: {names.shown(missing)}; "
                              "make them, or leave the folder out")
 
@@ -84,13 +102,13 @@ def signals(others: Others, num_classes: int, pool: str) -> stream.Signals | Non
     def of(name, first_hw, second_hw):
         pool_hw = second_hw if pool == "second" else first_hw
         maps = [label_map.read(pathlib.Path(path(folder, name)), num_classes, size=pool_hw.shape)
-                for _, folder in columns]
+                for _, _, folder in columns]
         counts = iou.pair_counts_host(maps, [pool_hw] * len(maps), num_classes)
         by_kind = [iou.image_iou(counts, kind)[0] for kind in iou.SCORES]
         return [found[j] for j in range(len(columns)) for found in by_kind]
 
-    return stream.Signals(tuple(f"{name}_{kind}" for name, _ in columns for kind in iou.SCORES),
-                          of, lambda name: [path(folder, name) for _, folder in columns])
+    return stream.Signals(tuple(f"{name}_{kind}" for name, _, _ in columns for kind in iou.SCORES),
+                          of, lambda name: [path(folder, name) for _, _, folder in columns])
 
 
 # ---- scores ------------------------------------------------------------------------------------
@@ -125,8 +143,7 @@ def quality(scored: blocks.Blocks, found: blocks.Columns, kind: str) -> np.ndarr
 
 def log_odds(x_n: np.ndarray) -> np.ndarray:
     """Log-odds of each number's rank among all, ties sharing their mean rank; float64 [n]."""
-    _, place, counts = np.unique(x_n, return_inverse=True, return_counts=True)
-    share = ((np.cumsum(counts) - counts / 2) / len(x_n))[place]
+    share = (metrics.ranks(x_n) - 0.5) / len(x_n)
     return np.log(share / (1 - share))
 
 
@@ -135,9 +152,9 @@ def _signals(scored: blocks.Blocks, kind: str) -> dict[str, np.ndarray]:
     found: dict[str, list] = {}
     for block in scored:
         for name, column in block.signals.items():
-            if name.endswith(f"_{kind}") and name[: -len(kind) - 1].isalnum():
-                found.setdefault(name[: -len(kind) - 1], []).append(column)
-    return {name: np.concatenate(parts).astype(np.float64) for name, parts in found.items()}
+            if name.endswith(f"_{kind}"):
+                found.setdefault(name.removesuffix(f"_{kind}"), []).append(column)
+    return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 # (score files, columns, kind of IoU) → float64 [n]

@@ -15,15 +15,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from wsssjax.core import files, threads
+from wsssjax.core import files
 from wsssjax.core.constants import BACKGROUND
-from wsssjax.select import blocks, greedy, iou
+from wsssjax.select import blocks, greedy, iou, labels
 
 TABLE, LABELED, UNLABELED = "selection.parquet", "labeled.txt", "unlabeled.txt"
-LABELS = "labels"  # folder of the trusted labels, where they are gathered
-GATHER = ("copy", "link")  # how
+SUMMARY = "summary.json"
 GROUP = 1 << 16  # rows of a row group
 REPEATED = ["reason", "classes.list.element", "filled.list.element"]  # columns of few values
+
+
+def clear(out) -> None:
+    """Removes an earlier selection: what a kill leaves must not mix two."""
+    for name in (SUMMARY, LABELED, UNLABELED, TABLE):
+        (pathlib.Path(out) / name).unlink(missing_ok=True)
+    labels.remove(pathlib.Path(out) / labels.FOLDER)
 
 
 def schema(class_names) -> pa.Schema:
@@ -124,7 +130,10 @@ class Lines:
                 raise ValueError(f"--images: holds no photo of {missing[0].as_py()!r} and "
                                  f"{len(missing) - 1} others; name the folder of all photos")
         for start in range(0, len(names), GROUP):  # before hours of work, not after them
-            for column in self._columns(start, start + GROUP, None):
+            columns = self._columns(start, start + GROUP, None)
+            if gathered is not None:
+                columns += (_path(gathered, names.slice(start, GROUP), ".png"),)
+            for column in columns:
                 bad = column.filter(pc.match_substring_regex(column, r"\s"))
                 if len(bad):
                     raise ValueError(f"{bad[0].as_py()!r}: a path with a space cannot stand in a "
@@ -139,14 +148,9 @@ class Lines:
             label = pc.if_else(selected, _path(self.gathered, names, ".png"), label)
         return photo, label
 
-    def write(self, out, selected_n, how: str | None = None) -> None:
-        """Writes `labeled.txt` (the selected) and `unlabeled.txt` (the rest), both by id.
-
-        how: of GATHER, if the selected labels are to be gathered, which happens before.
-        """
+    def write(self, out, selected_n) -> None:
+        """Writes `labeled.txt` (the selected) and `unlabeled.txt` (the rest), both by id."""
         out = pathlib.Path(out)
-        if how:
-            gather(self.labels, self.gathered, self.names.filter(pa.array(selected_n)), how)
         with files.atomic(out / LABELED) as yes, files.atomic(out / UNLABELED) as no:
             for start in range(0, len(self.names), GROUP):
                 selected = pa.array(selected_n[start:start + GROUP])
@@ -154,34 +158,6 @@ class Lines:
                     *self._columns(start, start + GROUP, selected), " ")
                 for file, mask in ((yes, selected), (no, pc.invert(selected))):
                     file.write("".join(f"{t}\n" for t in lines.filter(mask).to_pylist()).encode())
-
-
-def gather(labels, out, names: pa.StringArray, how: str) -> None:
-    """Fills the folder `out` with the label maps of these ids, and removes what else lies there.
-
-    how: "copy", or "link" for symbolic links to the files as they are.
-    """
-    out = pathlib.Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    ids = names.to_pylist()
-    wanted = {f"{name}.png" for name in ids}
-    for path in out.iterdir():
-        if path.name not in wanted and path.suffix == ".png":
-            path.unlink()
-
-    def put(name):
-        source, path = pathlib.Path(labels).resolve() / f"{name}.png", out / f"{name}.png"
-        if how == "copy":
-            if path.is_symlink() or not files.newer([path], [source]):
-                data = source.read_bytes()
-                with files.atomic(path) as file:
-                    file.write(data)
-        elif not path.is_symlink() or path.readlink() != source:
-            path.unlink(missing_ok=True)
-            path.symlink_to(source)
-
-    for _ in threads.each(put, ids):
-        pass
 
 
 def _path(folder, names: pa.StringArray, suffix: str):

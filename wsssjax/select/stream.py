@@ -40,7 +40,7 @@ class Job(NamedTuple):
 
 
 def inputs(job: Job, ids: Sequence[str]) -> list[str]:
-    """Every file that scoring these ids reads, absolute."""
+    """Every file that scoring these ids reads, absolute; by folder and id, always in one order."""
     folders = [os.path.join(os.path.abspath(folder), "") for folder in (job.first, job.second)]
     paths = [f"{folder}{name}.png" for folder in folders for name in ids]
     if job.signals:
@@ -83,14 +83,14 @@ def score_ids(job: Job, ids: Sequence[str], num_threads: int | None = None,
     pixels, *counts, areas, signals = map(np.concatenate, zip(*parts, strict=True))
     names = job.signals.names if job.signals else ()
     return Block(pa.array(ids, pa.string()), pixels, iou.PairCounts(*counts), areas,
-                 dict(zip(names, signals.T.astype(np.float32), strict=True)))
+                 dict(zip(names, signals.T.astype(np.float64), strict=True)))
 
 
 def score_block(job: Job, shard: str, ids: Sequence[str], num_threads: int | None = None,
                 host: bool | None = None) -> bytes:
     """The score file of these ids.  host: see `iou.count_pairs`."""
     # Before reading: a file that changes meanwhile must not pass for the one that was read.
-    marks = Marks(hash_what(job, ids), blocks.hash_files(inputs(job, ids)), shard)
+    marks = Marks(hash_what(job, ids), *blocks.hash_files(inputs(job, ids)), shard)
     return blocks.encode(score_ids(job, ids, num_threads, host), marks)
 
 
@@ -98,7 +98,7 @@ def is_done(job: Job, path: pathlib.Path, ids: Sequence[str]) -> bool:
     """Whether a score file holds these ids, scored from the files as they are now."""
     marks = blocks.read_marks(path)
     return (marks is not None and marks.what == hash_what(job, ids)
-            and marks.files == blocks.hash_files(inputs(job, ids)))
+            and marks.files == blocks.hash_files(inputs(job, ids))[0])
 
 
 class _Todo(Sequence):
@@ -148,8 +148,9 @@ def merge(job: Job, names: pa.StringArray, folders: Sequence[str], *,
           block: int = BLOCK) -> Blocks:
     """The score files of all blocks from the folders of several shards; nothing is scored.
 
-    ValueError names the first block that none of them holds, and the shard that makes it. The
-    label files are not compared: another machine's have other times.
+    ValueError names the first block that none of them holds, and the shard that makes it, or a
+    folder whose scores are of other label files, as far as their sizes tell: on another machine
+    they have other paths and times.
     """
     if not folders:
         raise ValueError("--merge_shards: names no folder; want OUT1,OUT2,…")
@@ -159,23 +160,41 @@ def merge(job: Job, names: pa.StringArray, folders: Sequence[str], *,
                                     "python -m wsssjax.select --shard=i/n")
     found, missing, other, of = [], [], None, len(folders)
     for i in range(blocks.count_of(names, block)):
-        what = hash_what(job, blocks.ids_of(names, i, block))
+        ids = blocks.ids_of(names, i, block)
+        what, there = hash_what(job, ids), []
         for path in (blocks.path_of(folder, i) for folder in folders):
             marks = blocks.read_marks(path)
             if marks is not None:
                 of = cluster.shard(marks.shard)[1] if marks.shard != "0/1" else of
                 if marks.what == what:
-                    found.append(path)
-                    break
-                other = other or path
+                    there.append((path, marks))
+                else:
+                    other = other or path
+        if there:
+            _need_same(job, ids, there)
+            found.append(there[0][0])
         else:
             missing.append(i)
     if missing:
         if other:
-            raise ValueError(f"{other}: made for other ids, classes, pool or signals; merge with "
-                             "the flags that the shards were scored with")
+            raise ValueError(f"{other}: made for other ids, classes, pool, --block or further "
+                             "sets; merge with the flags that the shards were scored with")
         shards = ", ".join(f"--shard={i}/{of}" for i in sorted({i % of for i in missing}))
         raise ValueError(f"--merge_shards: {len(missing)} of {blocks.count_of(names, block)} "
                          f"blocks are missing, the first is {missing[0]:06d}; make them with "
                          f"{shards}")
     return Blocks(tuple(found), job.num_classes)
+
+
+def _need_same(job: Job, ids: Sequence[str], there: Sequence[tuple[pathlib.Path, Marks]]) -> None:
+    """ValueError unless all these files of one block were scored from the label files of `job`."""
+    _, sizes = blocks.hash_files(inputs(job, ids))
+    first = there[0][0]
+    for path, marks in there:
+        if marks.sizes != sizes:
+            raise ValueError(f"{path.parent.parent}: its scores are of other label files than "
+                             "those of --first, --second, --with and --refined; give the same "
+                             "folders in the same order, or score that shard again")
+        if path != first and not blocks.same(first, path, job.num_classes):
+            raise ValueError(f"{path}: holds other scores than {first}; delete the one that is not "
+                             "of these label files")
