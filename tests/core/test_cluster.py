@@ -6,6 +6,7 @@ import pathlib
 import signal
 import socket
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -141,6 +142,17 @@ def test_a_cluster_that_is_not_there_is_named(monkeypatch):
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free.getsockname()[1]}")
         with pytest.raises(OSError, match="RAY_ADDRESS=127.0.0.1:.*no Ray cluster answers there"):
             list(cluster.each(abs, [1], "ray"))
+
+
+def test_a_ray_that_does_not_start_here_is_not_looked_for_elsewhere(monkeypatch):
+    def init(**options):
+        raise RuntimeError("no memory")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(
+        init=init, is_initialized=lambda: False))
+    with pytest.raises(OSError, match=r"ray: Ray did not start on this machine \(no memory\); use"):
+        list(cluster.each(abs, [1], "ray"))
 
 
 def test_a_missing_ray_and_an_unknown_executor_are_named(monkeypatch):

@@ -1,5 +1,6 @@
 """Scores that rank the labels: worked by hand, against brute force, and by command."""
 
+import json
 import shutil
 
 import numpy as np
@@ -191,6 +192,8 @@ def test_by_command(folders, capsys):
     assert "30 of 30" in capsys.readouterr().out
     want = scored(folders, score="quality", methods=[str(folders / "third")],
                   refined=[str(folders / "merged"), str(folders / "crf")])
+    summary = json.loads((folders / "command/summary.json").read_text())
+    assert (summary["with"], summary["refined"]) == (1, 2)
     table = pq.read_table(folders / "command/selection.parquet")
     np.testing.assert_array_equal(table["score"].to_numpy(), want)
     rank = table["rank"].to_numpy()

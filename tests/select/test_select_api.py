@@ -191,6 +191,8 @@ def test_odd_types_of_python(folders):
     for name in ("methods", "refined"):
         with pytest.raises(ValueError, match=f"{name}='bao': want a list of folders"):
             call(folders, {"cat": 1}, **{name: "bao"})
+        with pytest.raises(ValueError, match=f"{name}='bao': want a list of folders"):
+            call(folders, {"cat": 1}, **{name: pathlib.Path("bao")})
 
 
 # ---- odd input ---------------------------------------------------------------------------------

@@ -187,11 +187,11 @@ def run(*, first: str, second: str, out: str, quota_spec: str, pool: str = "seco
     """
     kind = kind or scores.DEFAULT_IOU.get(score, "foreground")
     options = {"pool": pool, "iou": kind, "min_iou": min_iou, "classes_from": classes_from,
-               "min_area": min_area, "score": score, "keep": keep, "with": len(methods),
-               "refined": len(refined)}
+               "min_area": min_area, "score": score, "keep": keep}
     _check(options, scores.Others(methods, refined), tags, shard, merge_shards, executor, block,
            out_labels)
     scores.check(score, others := scores.Others(tuple(methods), tuple(refined)), first, second)
+    options |= {"with": len(others.methods), "refined": len(others.refined)}
     class_names = need_background(read_class_names(classes), "select")
     quota_k = quota.read_quota(quota_spec, class_names)
     wanted, warnings = names.choosable(first, second, pool, ids)
