@@ -86,7 +86,8 @@ def recipe():
 
     c.select = ml_collections.ConfigDict()
     c.select.quota_spec = "voc/183"      # images per class: Table 2 of the paper
-    c.select.kind = "foreground"         # which IoU of two label maps; mean, mean_bg
+    c.select.score = "paper"             # what ranks the labels: paper (IoU), quality or classes
+    c.select.kind = ""                   # its IoU: foreground, mean, mean_bg, worst; "" its default
     c.select.min_area = 1                # pixels below which a class does not count as present
 
     c.segmenter = segmenter(c)

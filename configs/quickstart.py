@@ -62,7 +62,8 @@ def get_config(arg=""):
 
     c.select = ml_collections.ConfigDict()
     c.select.quota_spec = json.dumps(dict.fromkeys(SHAPES_CLASSES[1:], 2 if tiny else 14))
-    c.select.kind = "foreground"         # which IoU of two label maps; mean, mean_bg
+    c.select.score = "paper"             # what ranks the labels: paper (IoU), quality or classes
+    c.select.kind = ""                   # its IoU: foreground, mean, mean_bg, worst; "" its default
     c.select.min_area = 20               # pixels below which a class does not count as present
 
     c.segmenter = segmenter(c, tiny)

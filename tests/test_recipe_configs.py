@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsssjax import train
+from wsssjax import steps, train
 from wsssjax.core import cli, config
-from wsssjax.data import classes, prepare, records
+from wsssjax.data import classes, label_map, prepare, records
 
 ROOT = pathlib.Path(__file__).parents[1]
 TRAININGS = ("cam", "eps", "transcam", "bao", "mars")
@@ -64,3 +64,34 @@ def test_no_training_starts_random_without_a_word(tmp_path, monkeypatch):
     settings = load("voc", "cam", **{"data.packed": str(tmp_path / "packed"), "device_batch": "1"})
     with pytest.raises(FileNotFoundError, match="^efficientnet_lite0: no such weights; want a "):
         train.train(settings, tmp_path / "run")
+
+
+@pytest.mark.parametrize("score, refined", [("paper", ()),
+                                            ("quality", ("labels_b", "labels_b_crf"))])
+def test_quality_also_reads_the_labels_before_each_refinement(tmp_path, score, refined):
+    settings = load("voc", **{"select.score": score, "select.quota_spec": '{"cat": 2}'})
+    step = next(s for s in steps.build(settings, tmp_path) if s.name == "select")
+    assert step.inputs == ("prepare", "labels_a", "labels_b_plus", *refined)
+    assert step.config["select"]["score"] == score
+    names = ("x", "y", "z")
+    for folder, rows in {"labels_a": (4, 4, 4), "labels_b_plus": (4, 4, 4), "labels_b": (1, 4, 3),
+                         "labels_b_crf": (2, 4, 3)}.items():  # x changes most, y never
+        for name, count in zip(names, rows, strict=True):
+            label_hw = np.zeros((4, 5), np.uint8)
+            label_hw[:count] = 8
+            label_map.write(tmp_path / folder / f"{name}.png", label_hw)
+    prepared = tmp_path / "prepare"
+    prepared.mkdir()
+    (prepared / "train.txt").write_text("\n".join(names) + "\n")
+    (prepared / "train_photos.txt").write_text("".join(f"{tmp_path}/{n}.jpg\n" for n in names))
+    for name in names:
+        (tmp_path / f"{name}.jpg").touch()
+    (tmp_path / "out").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "where", lambda _: {
+            "train": str(prepared / "train.txt"), "classes": "voc",
+            "train_photos": str(prepared / "train_photos.txt")})
+        step.run(tmp_path / "out", {name: tmp_path / name for name in step.inputs})
+    lines = (tmp_path / "out/labeled.txt").read_text().splitlines()
+    assert [line.split("/")[-1] for line in lines] == (
+        ["y.png", "z.png"] if refined else ["x.png", "y.png"])

@@ -141,12 +141,20 @@ def chain(names: Sequence[str]) -> list[tuple[str, str, Link]]:
     return out
 
 
+def stable(config) -> tuple[str, ...]:
+    """The steps whose labels say how stable those of B+ are, where the score asks for that."""
+    if config.select.score != "quality":
+        return ()
+    return tuple(before for before, _, _ in chain(config.refine))
+
+
 def select(config, out, inputs):
     """Algorithm 1: the labels to trust."""
     paths = where(inputs["prepare"])
     select_command.run(first=str(inputs["labels_a"]), second=str(inputs["labels_b_plus"]),
                        out=str(out), images=paths["train_photos"], classes=paths["classes"],
-                       ids=paths["train"], **config.select)
+                       ids=paths["train"], refined=[str(inputs[s]) for s in stable(config)],
+                       **config.select)
 
 
 def draw_control(config, out, inputs):
@@ -253,7 +261,8 @@ def build(config, workdir: pathlib.Path) -> list[recipe.Step]:
         step("proposals", bind(propose, config), first, ("proposals",)),
         *(step(own, bind(link.run, config, before), ("prepare", before, *link.inputs),
                (link.field,)) for before, own, link in chain(config.refine)),
-        step("select", bind(select, config), ("prepare", "labels_a", "labels_b_plus"), ("select",)),
+        step("select", bind(select, config),
+             ("prepare", "labels_a", "labels_b_plus", *stable(config)), ("select",)),
         step("control_m", bind(draw_control, config), ("select",), seed),
     ]
     for name in config.arms:
