@@ -27,8 +27,6 @@ Other weights are then --config.model.encoder_weights.
 eps, transcam and bao go as cam does; semi_voc_mars.py tells what labels.txt and DEBIASED are.
 """
 
-import ml_collections
-
 from wsssjax.core.config import stage
 
 CLASSIFIERS = {"cam": 0.35, "eps": 0.3, "transcam": 0.35, "bao": 0.35}  # and their thresholds
@@ -48,53 +46,16 @@ def get_config(arg=""):
 
 
 def recipe():
-    """Config of the recipe; as many lines as it has settings."""
-    c = ml_collections.ConfigDict()
+    """Config of the recipe, where it differs from recipe.py."""
+    c = stage(__file__, "recipe.py")
     c.title = "The paper's recipe on real photos, with EfficientNet-Lite0"
-    c.seed = 0
-    c.classes = "voc"                    # class names: voc, coco or a file
     c.weights = "efficientnet_lite0"     # its ImageNet weights, file or folder; "" starts random
-    c.arms = ("S", "M")                  # trainings of the segmenter; also ALL, T, S-sup
-
-    c.data = ml_collections.ConfigDict()
-    c.data.kind = "voc"
-    c.data.root = ""                     # folder of the photos; must be given
-
-    c.saliency = ml_collections.ConfigDict()
-    c.saliency.source = "data"           # the maps in the data set's folder `saliency`
 
     c.cam_a = classifier("cam", c)
     c.cam_b = classifier("eps", c)
-
-    c.proposals = ml_collections.ConfigDict()
-    c.proposals.backend = "felzenszwalb"  # superpixels at several scales; or sam
-    c.proposals.scales = (30.0, 100.0)   # of the graph segmentation: larger means coarser
-    c.proposals.sigma = 0.8              # pixels, blur before it
-    c.proposals.min_part = 0.0005        # of the photo, smallest region
-    c.proposals.max_part = 0.9           # of the photo, largest region
-    c.proposals.merges = 0               # further joins of similar neighbours, each one more mask
-
-    c.refine = ("crf", "sam")            # what is done to the labels of B, in this order; see LINKS
-    #                                      of wsssjax/steps.py
-    c.crf = ml_collections.ConfigDict()
-    c.crf.preset = "irn"                 # of core/crf.py: hard labels, all classes
-    c.crf.iterations = 10                # of the mean field
-    c.crf.gt_prob = 0.7                  # probability that a label is right
-
-    c.merge = ml_collections.ConfigDict()
-    c.merge.merge = "max_iou_imp2"       # the rule of sam_merge.py that joins labels and proposals
-
-    c.select = ml_collections.ConfigDict()
+    c.refine = ("crf", "sam")            # what is done to the labels of B, in this order
     c.select.quota_spec = "voc/183"      # images per class: Table 2 of the paper
-    c.select.score = "paper"             # what ranks the labels: paper (IoU), quality or classes
-    c.select.kind = ""                   # its IoU: foreground, mean, mean_bg, worst; "" its default
-    c.select.min_area = 1                # pixels below which a class does not count as present
-
-    c.segmenter = segmenter(c)
-    c.segmenter_encoder = "weights"      # the ImageNet encoder, frozen
-
-    c.report = ml_collections.ConfigDict()
-    c.report.gallery = 6                 # photos in each of the report's galleries
+    c.segmenter = segmenter(c)           # on the ImageNet encoder, frozen
     return c
 
 

@@ -10,8 +10,6 @@ scores mean nothing. Nothing is downloaded. The data set `shapes` is drawn by th
 
 import json
 
-import ml_collections
-
 from wsssjax.core.config import stage
 from wsssjax.data.classes import SHAPES_CLASSES
 
@@ -20,57 +18,31 @@ def get_config(arg=""):
     if arg not in ("", "tiny"):
         raise ValueError(f"config argument {arg!r}: want nothing or 'tiny'")
     tiny = arg == "tiny"
-    c = ml_collections.ConfigDict()
+    c = stage(__file__, "recipe.py")
     c.title = "Quickstart: from tags to a segmenter on generated photos"
-    c.seed = 0
-    c.classes = "shapes"                 # class names: voc, coco, shapes or a file
-    c.arms = ("S", "M", "ALL", "T", "S-sup")  # trainings of the segmenter; see wsssjax/steps.py
+    c.classes = "shapes"                 # class names
+    c.arms = ("S", "M", "ALL", "T", "S-sup")  # trainings of the segmenter
 
-    c.data = ml_collections.ConfigDict()
-    c.data.kind = "shapes"               # shapes: generated; voc: a folder like VOC's; image_folder
-    c.data.root = ""                     # folder of the photos, where they are not generated
+    c.data.kind = "shapes"               # generated
     c.data.train_count = 36 if tiny else 450
     c.data.test_count = 12 if tiny else 150
     c.data.size = 96                     # pixels, about the longer side of a generated photo
     c.data.seed = 0                      # of the generator; the data set stays when `seed` changes
-
-    c.saliency = ml_collections.ConfigDict()
-    c.saliency.source = "mbd"            # minimum barrier distance; data: maps of the data set
+    c.saliency.source = "mbd"            # minimum barrier distance
 
     c.cam_a = classifier("cam_voc_cam.py", c, tiny)
     c.cam_b = classifier("cam_voc_eps.py", c, tiny)
 
-    c.proposals = ml_collections.ConfigDict()
-    c.proposals.backend = "felzenszwalb"  # superpixels at several scales; or sam
-    c.proposals.scales = (30.0, 100.0)   # of the graph segmentation: larger means coarser
-    c.proposals.sigma = 0.8              # pixels, blur before it
-    c.proposals.min_part = 0.0005        # of the photo, smallest region
-    c.proposals.max_part = 0.9           # of the photo, largest region
-    c.proposals.merges = 0               # further joins of similar neighbours, each one more mask
-
-    # What is done to the labels of B, in this order: LINKS of wsssjax/steps.py. Here a CRF makes
-    # better labels (45.0 instead of 41.0 mIoU) but misses more of the objects, and the segmenter
-    # learns that (31.1 instead of 37.5); on real photos it helps both. `:tiny` tries all links.
+    # What is done to the labels of B, in this order. Here a CRF makes better labels (45.0 instead
+    # of 41.0 mIoU) but misses more of the objects, and the segmenter learns that (31.1 instead of
+    # 37.5); on real photos it helps both. `:tiny` tries all links.
     c.refine = ("sam", "crf") if tiny else ("sam",)
-    c.crf = ml_collections.ConfigDict()
-    c.crf.preset = "irn"                 # of core/crf.py: hard labels, all classes
-    c.crf.iterations = 10                # of the mean field
-    c.crf.gt_prob = 0.7                  # probability that a label is right
 
-    c.merge = ml_collections.ConfigDict()
-    c.merge.merge = "max_iou_imp2"       # the rule of sam_merge.py that joins labels and proposals
-
-    c.select = ml_collections.ConfigDict()
     c.select.quota_spec = json.dumps(dict.fromkeys(SHAPES_CLASSES[1:], 2 if tiny else 14))
-    c.select.score = "paper"             # what ranks the labels: paper (IoU), quality or classes
-    c.select.kind = ""                   # its IoU: foreground, mean, mean_bg, worst; "" its default
     c.select.min_area = 20               # pixels below which a class does not count as present
 
     c.segmenter = segmenter(c, tiny)
     c.segmenter_encoder = "cam_b"        # the recipe's own classifier is the encoder; frozen
-
-    c.report = ml_collections.ConfigDict()
-    c.report.gallery = 6                 # photos in each of the report's galleries
     return c
 
 

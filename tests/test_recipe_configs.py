@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsssjax import steps, train
+from wsssjax import train
 from wsssjax.core import cli, config
 from wsssjax.data import classes, label_map, prepare, records
+from wsssjax.steps import labels, order
 
 ROOT = pathlib.Path(__file__).parents[1]
 TRAININGS = ("cam", "eps", "transcam", "bao", "mars")
@@ -70,7 +71,7 @@ def test_no_training_starts_random_without_a_word(tmp_path, monkeypatch):
                                             ("quality", ("labels_b", "labels_b_crf"))])
 def test_quality_also_reads_the_labels_before_each_refinement(tmp_path, score, refined):
     settings = load("voc", **{"select.score": score, "select.quota_spec": '{"cat": 2}'})
-    step = next(s for s in steps.build(settings, tmp_path) if s.name == "select")
+    step = next(s for s in order.build(settings) if s.name == "select")
     assert step.inputs == ("prepare", "labels_a", "labels_b_plus", *refined)
     assert step.config["select"]["score"] == score
     names = ("x", "y", "z")
@@ -88,7 +89,7 @@ def test_quality_also_reads_the_labels_before_each_refinement(tmp_path, score, r
         (tmp_path / f"{name}.jpg").touch()
     (tmp_path / "out").mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, "where", lambda _: {
+        patch.setattr(labels, "where", lambda _: {
             "train": str(prepared / "train.txt"), "classes": "voc",
             "train_photos": str(prepared / "train_photos.txt")})
         step.run(tmp_path / "out", {name: tmp_path / name for name in step.inputs})

@@ -22,16 +22,17 @@ PACKAGES = ("wsssjax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 class Step(NamedTuple):
     """name: also its folder.  run: (folder, {input name: its folder}) → None.  inputs: names of
-    earlier steps.  config: JSON values that its result depends on.  ids: image ids it works on.
-    batch: rows per device, 0 where nothing is trained.  outputs: files it leaves outside its
-    folder, relative to the workdir.  derived: it takes seconds and only restates its inputs, so it
-    is made again by itself when they or its settings change."""
+    earlier steps.  config: JSON values that its result depends on.  ids: list of image ids it
+    works on, a file in the folder of the input `prepare`; "" for none.  batch: rows per device, 0
+    where nothing is trained.  outputs: files it leaves outside its folder, relative to the workdir.
+    derived: it takes seconds and only restates its inputs, so it is made again by itself when they
+    or its settings change."""
 
     name: str
     run: Callable
     inputs: tuple[str, ...] = ()
     config: dict = {}
-    ids: Callable[[], list[str]] | None = None
+    ids: str = ""
     batch: int = 0
     outputs: tuple[str, ...] = ()
     derived: bool = False
@@ -52,7 +53,8 @@ def versions() -> dict[str, str]:
     return found | {"python": platform.python_version(), "machine": platform.machine()}
 
 
-def _identity(step: Step, context: Context, done: dict[str, str]) -> dict:
+def identify(step: Step, context: Context, done: dict[str, str]) -> dict:
+    """What makes the step's result what it is, its hash aside; done: hash of each input's."""
     identity = {
         "config_hash": files.hash_value(step.config),
         "inputs": {name: done[name] for name in step.inputs},
@@ -64,7 +66,7 @@ def _identity(step: Step, context: Context, done: dict[str, str]) -> dict:
     return identity
 
 
-def _check_unchanged(folder: pathlib.Path, step: Step, identity: dict) -> bool:
+def is_done(folder: pathlib.Path, step: Step, identity: dict) -> bool:
     """True when the step is done; ValueError when what lies there was made with other settings."""
     begun = folder / "config.json"
     if not begun.is_file():
@@ -109,25 +111,28 @@ def run(steps: list[Step], context: Context, *, redo: tuple[str, ...] = (), say=
     worked = []
     for number, step in enumerate(steps, 1):
         folder = context.workdir / step.name
-        identity = _identity(step, context, done)
+        identity = identify(step, context, done)
         if step.name in again and folder.exists():
             shutil.rmtree(folder)
         done[step.name] = files.hash_value(identity)
-        if _check_unchanged(folder, step, identity):
+        if is_done(folder, step, identity):
             continue
         say(f"[{number}/{len(steps)}] {step.name}")
-        _run_step(step, folder, context, identity)
+        inputs = {name: context.workdir / name for name in step.inputs}
+        run_step(step, folder, inputs, context, identity)
         worked.append(step.name)
     return worked
 
 
-def _run_step(step: Step, folder: pathlib.Path, context: Context, identity: dict) -> None:
+def run_step(step: Step, folder: pathlib.Path, inputs: dict[str, pathlib.Path], context: Context,
+             identity: dict) -> None:
+    """Fills `folder`; inputs: folder of each of the step's inputs.  identity: see `identify`."""
     folder.mkdir(parents=True, exist_ok=True)
     files.sweep(folder)
     files.write_json(folder / "config.json", {"config": step.config, "identity": identity})
     start = time.monotonic()
-    step.run(folder, {name: context.workdir / name for name in step.inputs})
-    ids = step.ids() if step.ids else []
+    step.run(folder, inputs)
+    ids = files.read_ids(inputs.get("prepare", folder) / step.ids) if step.ids else []
     manifest = {"devices": context.devices, "device_batch": step.batch,
                 "step": step.name, "id_count": len(ids), "id_hash": files.hash_ids(ids),
                 "versions": versions(), "wall_s": round(time.monotonic() - start, 2)}

@@ -10,6 +10,7 @@ import pathlib
 import numpy as np
 
 from wsssjax.core import files, logs, metrics
+from wsssjax.data import label_map
 from wsssjax.data.classes import read_class_names
 from wsssjax.evaluate import __main__ as evaluate_command
 from wsssjax.evaluate import label_stats, miou, saliency_error
@@ -24,19 +25,29 @@ def chosen_ids(folder: pathlib.Path) -> list[str]:
     return [pathlib.Path(line.split()[0]).stem for line in lines if line.strip()]
 
 
+def with_truth(truth: str, ids: list[str]) -> list[str]:
+    """The ids that have a true mask; truth: a folder, "" where there are no masks at all."""
+    there = set(label_map.folder_ids(truth)) if truth else set()
+    return [name for name in ids if name in there]
+
+
 def score_run(config, folders: dict[str, pathlib.Path], paths: dict[str, str],
-              sets: dict[str, tuple[str, str]], supervision: dict,
-              arms: dict) -> tuple[dict, dict]:
+              sets: dict[str, tuple[str, str]], supervision: dict, arms: dict,
+              pair: tuple[str, str]) -> tuple[dict, dict]:
     """(results, gallery): all scores as fractions 0..1, and the ids that the report shows.
 
-    folders: of the recipe's steps by name.  paths: see `steps.where`.  sets: label sets A, B, …, B+
-    as name → (step, method).  supervision: what each label set and each arm has seen, `I` tags,
-    `S` saliency, `F` masks.  arms: name → steps.Arm.
+    folders: of the recipe's steps by name.  paths: see `steps.labels.where`.  sets: label sets A,
+    B, …, B+ as name → (step, method).  supervision: what each label set and each arm has seen, `I`
+    tags, `S` saliency, `F` masks.  arms: name → steps.arms.Arm.  pair: the sets that were compared,
+    the pool last.  What has no true masks is not scored.
     """
     class_names = read_class_names(paths["classes"])
     train = files.read_ids(paths["train"])
+    known = with_truth(paths["truth"], train)
+    if len(known) < len(train):  # scores over some of the images would not tell about all
+        known = []
     confusions = {name: miou.folder_confusions(folders[folder], paths["truth"], train,
-                                               len(class_names))
+                                               len(class_names)) if known else None
                   for name, (folder, _) in sets.items()}
     results = {
         "title": config.title,
@@ -44,17 +55,19 @@ def score_run(config, folders: dict[str, pathlib.Path], paths: dict[str, str],
         "classes": list(class_names),
         "seed": config.seed,
         "images": {"train": len(train), "test": len(files.read_ids(paths["test"]))},
+        "pair": list(pair),
         "labels": _labels(sets, confusions, class_names, supervision),
-        "histogram": _histogram(confusions, class_names),
         "selection": selection_scores(folders["select"], folders["control_m"], train,
-                                      confusions["B+"], class_names),
+                                      confusions[pair[1]], class_names),
         "arms": {name: _arm(config, name, arm, folders, paths, supervision)
                  for name, arm in arms.items()},
     }
-    if paths["context"]:
+    if known:
+        results["histogram"] = _histogram(confusions, class_names)
+    if paths["context"] and known:
         results["context"] = _context(sets, folders, paths, train)
     saliency = folders.get("saliency") or paths["saliency"]
-    if saliency:
+    if saliency and known:
         results["saliency"] = saliency_error.folder_scores(saliency, paths["truth"], train)
     return results, _gallery(config, folders, paths)
 
@@ -62,26 +75,35 @@ def score_run(config, folders: dict[str, pathlib.Path], paths: dict[str, str],
 def _labels(sets, confusions, class_names, supervision):
     out = {}
     for name, counts in confusions.items():
-        found = metrics.scores(counts.sum(0), class_names)
-        out[name] = {"method": sets[name][1], "supervision": supervision[name],
-                     **{key: found[key] for key in ("miou", "fp", "fn", "iou", "absent")}}
+        out[name] = {"method": sets[name][1], "supervision": supervision[name]}
+        if counts is not None:
+            found = metrics.scores(counts.sum(0), class_names)
+            out[name] |= {key: found[key] for key in ("miou", "fp", "fn", "iou", "absent")}
     return out
 
 
 def _histogram(confusions, class_names):
     stats = {name: label_stats.stats(c, class_names)["histogram"] for name, c in confusions.items()}
-    return {"edges": stats["A"]["edges"],
+    return {"edges": list(label_stats.EDGES),
             "counts": {name: found["counts"] for name, found in stats.items()}}
 
 
 def selection_scores(select: pathlib.Path, control: pathlib.Path, ids: list[str],
-                     pool_nkk: np.ndarray, class_names) -> dict:
+                     pool_nkk: np.ndarray | None, class_names) -> dict:
     """How good the chosen labels of the pool are beside the rest and beside the random draw.
 
     select, control: folders that the selection and its matched random draw wrote.  pool_nkk: the
-    pool's confusion matrices with the truth, in the order of `ids`.
+    pool's confusion matrices with the truth, in the order of `ids`; None: without a truth, what the
+    selection itself tells.
     """
     summary = files.read_json(select / "summary.json")
+    told = {
+        "count": summary["selected"], "quota": summary["quota"], "taken": summary["taken"],
+        "counts": summary["counts"], "unmet": summary["unmet"],
+        "random_count": len(chosen_ids(control)), "mean_iou": summary["mean_iou"],
+    }
+    if pool_nkk is None:
+        return told
     position = {name: i for i, name in enumerate(ids)}
     selected = [position[name] for name in chosen_ids(select)]
     drawn = [position[name] for name in chosen_ids(control)]
@@ -90,14 +112,10 @@ def selection_scores(select: pathlib.Path, control: pathlib.Path, ids: list[str]
     def score(rows):
         return metrics.scores(pool_nkk[rows].sum(0), class_names)["miou"] if rows else None
 
-    return {
-        "count": summary["selected"], "quota": summary["quota"], "taken": summary["taken"],
-        "counts": summary["counts"], "unmet": summary["unmet"],
+    return told | {
         "selected_miou": score(selected), "rest_miou": score(rest), "random_miou": score(drawn),
         "all_miou": score(list(range(len(ids)))),
-        "random_count": len(drawn),
         "single_class_share": label_stats.stats(pool_nkk[selected], class_names)["single_class"],
-        "mean_iou": summary["mean_iou"],
         "quality_correlation": _spearman(select, position, pool_nkk),
     }
 
@@ -115,14 +133,18 @@ def _spearman(select, position, pool_nkk) -> float | None:
 def _arm(config, name, arm, folders, paths, supervision):
     own = name.lower().replace("-", "_")
     class_names = read_class_names(paths["classes"])
-    ids = files.read_ids(paths["test"])
-    counts = miou.folder_confusions(folders[f"test_{own}"], paths["truth"], ids, len(class_names))
-    found = metrics.scores(counts.sum(0), class_names)
     rows = logs.read_metrics(folders[f"arm_{own}"] / "metrics.jsonl")
     ratio = [[row["step"], row["train/mask_ratio"]] for row in rows if "train/mask_ratio" in row]
-    return {"method": arm.method, "supervision": supervision[name],
-            "labelled": len(chosen_ids(folders[f"arm_{own}"])), "miou": found["miou"],
-            "iou": found["iou"], "absent": found["absent"], "mask_ratio": ratio}
+    out = {"method": config.segmenter.method if arm.learns == "semi" else arm.learns,
+           "supervision": supervision[name],
+           "labelled": len(chosen_ids(folders[f"arm_{own}"])), "mask_ratio": ratio}
+    ids = with_truth(paths["truth"], files.read_ids(paths["test"]))
+    if ids:
+        counts = miou.folder_confusions(folders[f"test_{own}"], paths["truth"], ids,
+                                        len(class_names))
+        found = metrics.scores(counts.sum(0), class_names)
+        out |= {key: found[key] for key in ("miou", "iou", "absent")} | {"scored": len(ids)}
+    return out
 
 
 def _context(sets, folders, paths, train):

@@ -12,7 +12,7 @@ from wsssjax.core import checkpoint, cli, files, parallel, record
 from wsssjax.core import config as configs
 from wsssjax.core.progress import Progress
 from wsssjax.refine import affinity, difference
-from wsssjax.semi import fixmatch, mars, ssdd, supervised, unimatch, unimatch_v2
+from wsssjax.semi import fixmatch, mars, probe, ssdd, supervised, unimatch, unimatch_v2
 
 METHODS = {
     "affinity": affinity.build,
@@ -23,6 +23,8 @@ METHODS = {
     "eps": eps.build,
     "fixmatch": fixmatch.build,
     "mars": mars.build,
+    "probe": probe.build,
+    "probe_supervised": probe.build_supervised,
     "ssdd": ssdd.build,
     "ssdd_static": difference.build,
     "supervised": supervised.build,
@@ -161,9 +163,12 @@ def main(arguments: list[str]) -> None:
     workdir = pathlib.Path(flags.workdir or pathlib.Path("runs") / pathlib.Path(name).stem)
     parallel.start()
     if "arms" in config:  # a recipe; imported here, since it calls this file
-        from wsssjax import steps
+        from wsssjax.steps import check, order
 
-        steps.run_recipe(config, workdir, redo=tuple(s for s in flags.redo.split(",") if s))
+        if config.check:
+            check.run(config)
+            return
+        order.run_recipe(config, workdir, redo=tuple(s for s in flags.redo.split(",") if s))
         return
     if flags.redo:
         raise ValueError(f"--redo={flags.redo}: {flags.config} is one training, not a recipe; "

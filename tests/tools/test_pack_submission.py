@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from wsssjax.data import label_map
+from wsssjax.evaluate import submission
 
 TOOL = pathlib.Path(__file__).parents[2] / "tools/pack_submission.py"
 
@@ -119,22 +120,22 @@ def test_a_damaged_archive_is_found_on_reading_again(tool, folder, harm, message
     path = folder / "results.tgz"
     path.write_bytes(harm(run(tool, folder)))
     with pytest.raises(ValueError, match=message):
-        tool._verify(path, f"{folder}/labels", list("dac"), dict.fromkeys("dac"),
-                     f"{tool.FOLDER}/comp6_test_cls")
+        submission._verify(path, f"{folder}/labels", list("dac"), dict.fromkeys("dac"),
+                     f"{submission.FOLDER}/comp6_test_cls")
 
 
 def test_an_archive_of_other_maps_is_found_on_reading_again(tool, folder):
     run(tool, folder)
-    top, sizes = f"{tool.FOLDER}/comp6_test_cls", dict.fromkeys("abcd")
+    top, sizes = f"{submission.FOLDER}/comp6_test_cls", dict.fromkeys("abcd")
     path, labels = folder / "results.tgz", f"{folder}/labels"
-    tool._verify(path, labels, list("dac"), sizes, top)
+    submission._verify(path, labels, list("dac"), sizes, top)
     for ids, message in (("da", "in place of None"), ("dacb", "ends before b"),
                          ("dca", "a.png in place of c")):
         with pytest.raises(ValueError, match=message):
-            tool._verify(path, labels, list(ids), sizes, top)
+            submission._verify(path, labels, list(ids), sizes, top)
     label_map.write(folder / "labels/a.png", np.zeros((9, 12), np.uint8))
     with pytest.raises(ValueError, match=r"a\.png differs from the label map"):
-        tool._verify(path, labels, list("dac"), sizes, top)
+        submission._verify(path, labels, list("dac"), sizes, top)
 
 
 def test_the_official_list_of_test_ids(tool, tmp_path, shared, capsys):

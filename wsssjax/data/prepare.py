@@ -96,8 +96,9 @@ def write_folder(data: DataSet, out: str | os.PathLike) -> pathlib.Path:
 def for_recipe(config, out: str | os.PathLike) -> None:
     """Fills a recipe's first folder: data set drawn or checked, packed without truth, paths.json.
 
-    config: kind ("shapes", "voc", "folder", "coco") with root, or with train_count, test_count,
-    size and seed for "shapes".  paths.json names what later steps need; relative paths count from
+    config: kind ("shapes", "voc", "folder", "coco") with root and the names of the lists that are
+    `train` and `test` (the same one twice tests on the training photos), or with train_count,
+    test_count, size and seed for "shapes".  paths.json names what later steps need; relative paths count from
     `out`, "" = the data set has no such thing.
     """
     out = pathlib.Path(out).absolute()
@@ -111,9 +112,12 @@ def for_recipe(config, out: str | os.PathLike) -> None:
     else:
         root, layout = pathlib.Path(config.root).resolve(), kind
     problems: list[str] = []
-    data = records.collect(layout, root, splits=("train", "test"), tell=problems.append)
+    lists = ("train", "test") if kind == "shapes" else (config.train, config.test)
+    data = records.collect(layout, root, splits=dict.fromkeys(lists), tell=problems.append)
     check(data, problems.append)
     raise_problems(problems, out)
+    splits = {"train": data.splits[lists[0]], "test": data.splits[lists[1]]}
+    data = DataSet(class_names=data.class_names, splits=splits)
     learn = DataSet(class_names=data.class_names, splits={"train": data.splits["train"]})
     paths = {
         "packed": pack(learn, kind, out / "packed", redo=True),

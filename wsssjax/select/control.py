@@ -1,4 +1,9 @@
-"""Control arm M, "matched random": would other labels of the same classes have done as well?"""
+"""Random draws beside a selection: would other labels have done as well?
+
+matched  as many labels with the same classes (arm M): what is left is the score's doing.
+quota    Algorithm 1 on a random order, the same quota (arm Q): classes balanced, labels unranked.
+uniform  as many labels, any of them (arm U).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from wsssjax.core import files
-from wsssjax.select import store
+from wsssjax.core.config import choose
+from wsssjax.select import greedy, store
 
 
 class Draw(NamedTuple):
@@ -49,29 +55,64 @@ def matched_random(classes_nk, selected_n, seed: int) -> Draw:
     return Draw(partner_s, distance_s)
 
 
-def run(*, selection: str, out: str, seed: int) -> dict:
-    """Writes the matched random draw of a selection as `labeled.txt`, `unlabeled.txt` and
+def _matched(table: dict, classes_nk, seed: int, summary: dict) -> tuple[np.ndarray, dict]:
+    found = matched_random(classes_nk, table["selected"], seed)
+    drawn_n = np.zeros(len(classes_nk), bool)
+    drawn_n[found.partner[found.partner >= 0]] = True
+    return drawn_n, {"same_classes": int((found.distance == 0).sum()),
+                     "nearest_classes": int((found.distance > 0).sum()),
+                     "no_partner": int((found.distance < 0).sum())}
+
+
+def _quota(table: dict, classes_nk, seed: int, summary: dict) -> tuple[np.ndarray, dict]:
+    quota = summary["quota"]
+    if quota is None:
+        raise ValueError("a selection without a quota has no draw that fills it; want --quota")
+    names = class_names(table)
+    score_n = np.random.default_rng(seed).permutation(len(classes_nk)).astype(np.float64)
+    found = greedy.select(score_n, greedy.pack(classes_nk), [quota[name] for name in names])
+    return found.selected, {}
+
+
+def _uniform(table: dict, classes_nk, seed: int, summary: dict) -> tuple[np.ndarray, dict]:
+    count = int(np.count_nonzero(table["selected"]))
+    drawn_n = np.zeros(len(classes_nk), bool)
+    drawn_n[np.random.default_rng(seed).permutation(len(classes_nk))[:count]] = True
+    return drawn_n, {}
+
+
+DRAWS = {"matched": _matched, "quota": _quota, "uniform": _uniform}
+
+
+def class_names(table: dict) -> list[str]:
+    """Names of the classes that any image's label holds, sorted."""
+    return sorted({name for image in table["classes"] for name in image})
+
+
+def run(*, selection: str, out: str, seed: int, kind: str = "matched") -> dict:
+    """Writes a random draw beside a selection as `labeled.txt`, `unlabeled.txt` and
     `summary.json`, and returns the summary.
 
-    selection: folder that `wsssjax.select` wrote.  out: folder for the same files of arm M.
+    selection: folder that `wsssjax.select` wrote.  out: folder for the same files of the draw.
+    kind: of DRAWS.
     """
+    drawer = choose(DRAWS, kind, "kind of draw")
     table = store.read_table(selection)
     lines = store.read_lines(selection)
-    names = sorted({name for image in table["classes"] for name in image})
+    names = class_names(table)
     classes_nk = np.array([[n in image for n in names] for image in table["classes"]], bool)
     # reshape: without any class there is still one row per image.
-    draw = matched_random(classes_nk.reshape(len(table["id"]), len(names)), table["selected"], seed)
-    drawn = {table["id"][i] for i in draw.partner if i >= 0}
+    classes_nk = classes_nk.reshape(len(table["id"]), len(names))
+    keep_n, told = drawer(table, classes_nk, seed,
+                          files.read_json(pathlib.Path(selection) / store.SUMMARY))
+    drawn = {name for name, keep in zip(table["id"], keep_n, strict=True) if keep}
     store.write_lists(out, lines, drawn)
     iou_n = np.array(table["iou"], np.float64)
-    keep_n = np.array([i in drawn for i in table["id"]], bool)
     summary = {
         "images": len(table["id"]),
         "selected": len(drawn),
         "seed": seed,
-        "same_classes": int((draw.distance == 0).sum()),
-        "nearest_classes": int((draw.distance > 0).sum()),
-        "no_partner": int((draw.distance < 0).sum()),
+        **told,
         "counts": {n: int(c) for n, c in zip(names, classes_nk[keep_n].sum(0), strict=True)},
         "mean_iou": store.mean_ious(iou_n, keep_n),
     }

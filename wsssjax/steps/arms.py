@@ -1,0 +1,174 @@
+"""Arms: trainings of the segmenter that differ in which images are labelled, by what, and how.
+
+Every arm has the same config, number of steps, batch and seed, and its last student is tested.
+Each function below is one kind of step: (config, folder to fill, {input: its folder}).
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from wsssjax import predict, train
+from wsssjax.core import files
+from wsssjax.core.constants import IGNORE
+from wsssjax.data import label_map
+from wsssjax.evaluate import submission
+from wsssjax.select import control, store
+from wsssjax.semi import probe
+from wsssjax.steps import sets
+from wsssjax.steps.labels import where
+
+
+class Arm(NamedTuple):
+    """labels: pool or truth.  chosen: the step that chose the labelled images, all or listed.
+    learns: semi, from the other images too, or supervised.  title: for tables.
+    """
+
+    labels: str
+    chosen: str
+    learns: str
+    title: str
+
+
+ARMS = {
+    "S": Arm("pool", "select", "semi", "selected labels + unlabelled rest"),
+    "M": Arm("pool", "control_m", "semi", "matched random labels + unlabelled rest"),
+    "Q": Arm("pool", "control_q", "semi", "quota filled in random order + unlabelled rest"),
+    "U": Arm("pool", "control_u", "semi", "random labels + unlabelled rest"),
+    "L": Arm("pool", "listed", "semi", "labels of a given list + unlabelled rest"),
+    "ALL": Arm("pool", "all", "supervised", "every pseudo-label"),
+    "T": Arm("truth", "select", "semi", "true masks on the images of S (upper bound)"),
+    "Tall": Arm("truth", "all", "supervised", "true masks on all images (upper bound)"),
+    "S-sup": Arm("pool", "select", "supervised", "selected labels only"),
+}
+DRAWS = {"control_m": "matched", "control_q": "quota", "control_u": "uniform"}
+SUPERVISED = {"probe": "probe_supervised"}  # its twin for labelled images alone; else `supervised`
+
+
+def folder_name(arm: str) -> str:
+    """`s_sup` for the arm `S-sup`."""
+    return arm.lower().replace("-", "_")
+
+
+def draw(config, kind: str, out, inputs):
+    """A random draw beside the selection; kind: see `control.DRAWS`."""
+    control.run(selection=str(inputs["select"]), out=str(out), seed=config.segmenter.seed,
+                kind=kind)
+
+
+def settings(config, arm: Arm):
+    """The segmenter's config with the arm's trainer in it."""
+    own = config.segmenter.copy_and_resolve_references()
+    if arm.learns == "supervised":
+        with own.unlocked():
+            own.method = SUPERVISED.get(own.method, "supervised")
+    return own
+
+
+def label_folder(config, arm: Arm, inputs: dict) -> str:
+    """Where the labels of the arm's labelled images lie."""
+    if arm.labels == "truth":
+        return where(inputs["prepare"])["truth"]
+    if arm.chosen == "select" and config.select.keep != "whole":
+        return str(inputs["select"] / "labels")
+    return str(inputs[sets.STEPS[sets.pair(config)[1]]])
+
+
+def chosen_ids(config, arm: Arm, inputs: dict) -> list[str]:
+    """The ids of the arm's labelled images, in their order; thinned as config.labelled says."""
+    ids = files.read_ids(where(inputs["prepare"])["train"])
+    if arm.chosen == "listed":
+        if not config.listed:
+            raise ValueError("config.listed is empty; arm L wants a list of ids")
+        wanted = set(files.read_ids(config.listed))
+        files.need_ids(wanted, set(ids), config.listed, "want ids of the training images")
+    elif arm.chosen != "all":
+        lines = (inputs[arm.chosen] / store.LABELED).read_text(encoding="utf-8").splitlines()
+        wanted = {pathlib.Path(line.split()[-1]).stem for line in lines if line}
+    else:
+        wanted = set(ids)
+    found = [name for name in ids if name in wanted]
+    return thinned(found, config.labelled, config.segmenter.seed,
+                   label_folder(config, arm, inputs))
+
+
+def thinned(ids: list[str], limits, seed: int, labels: str) -> list[str]:
+    """At most limits.images of the ids, or as many as reach limits.pixels, drawn at random.
+
+    limits: 0 is no limit.  pixels: those with a label, of the maps in `labels`; the image that
+    reaches the number is the last.  With it sets of different size can be compared at equal size.
+    """
+    if not limits.images and not limits.pixels:
+        return ids
+    kept, pixels = set(), 0
+    for i in np.random.default_rng(seed).permutation(len(ids)):
+        full = limits.images and len(kept) >= limits.images
+        if full or (limits.pixels and pixels >= limits.pixels):
+            break
+        kept.add(ids[i])
+        pixels += labelled_pixels(labels, ids[i]) if limits.pixels else 0
+    return [name for name in ids if name in kept]
+
+
+def labelled_pixels(labels: str, name: str) -> int:
+    """Pixels of a label map that are not open."""
+    return int((label_map.read(pathlib.Path(labels) / f"{name}.png", IGNORE) != IGNORE).sum())
+
+
+def train_arm(config, arm: Arm, out, inputs):
+    """One training of the segmenter: writes the lists of the arm, then trains."""
+    paths = where(inputs["prepare"])
+    labels = label_folder(config, arm, inputs)
+    chosen = set(chosen_ids(config, arm, inputs))
+    photos = files.photo_paths(paths["train_photos"])
+    for name, wanted in (("labeled", True), ("unlabeled", False)):
+        lines = [f"{photo} {labels}/{name_}.png\n" for name_, photo in photos.items()
+                 if (name_ in chosen) == wanted]
+        with files.atomic(out / f"{name}.txt", "w") as file:
+            file.writelines(lines)
+    own = settings(config, arm)
+    with own.unlocked():
+        own.classes, own.data.root = paths["classes"], ""
+        own.data.labeled, own.data.unlabeled = str(out / "labeled.txt"), str(out / "unlabeled.txt")
+        if config.segmenter_encoder == "cam_b":
+            made = inputs.get("cam_b")
+            own.model.encoder_weights = (str(made / "weights.safetensors") if made
+                                         else config.given.cam_b)
+        if "probe" in own and not own.probe.features:
+            own.probe.features = str(inputs["prepare"] / "features")
+    train.train(own, out)
+
+
+def test_arm(config, name: str, out, inputs):
+    """The label maps of the test photos, by the student of the last step."""
+    paths = where(inputs["prepare"])
+    weights = inputs[f"arm_{folder_name(name)}"] / "weights.safetensors"
+    own = settings(config, ARMS[name])
+    with own.unlocked():
+        own.classes = paths["classes"]
+    if "probe" in own:
+        with own.unlocked():
+            own.probe.features = own.probe.features or str(inputs["prepare"] / "features")
+        probe.predict_folder(own, weights, paths["test_photos"], out)
+        return
+    predict.run(own, weights, paths["test_photos"], out, save=("labels",))
+
+
+def submit(config, name: str, out, inputs):
+    """The archive that the VOC test server takes: labels of config.submission's photos."""
+    how = config.submission
+    own = settings(config, ARMS[name])
+    with own.unlocked():
+        own.classes = where(inputs["prepare"])["classes"]
+    ids, there = files.read_ids(how.ids), files.photo_paths(how.photos)
+    files.need_ids(ids, there, how.photos, "want the photos of VOC's test set")
+    photos = out / "photos.txt"
+    with files.atomic(photos, "w") as file:
+        file.writelines(f"{there[name_].absolute()}\n" for name_ in ids)
+    predict.run(own, inputs[f"arm_{folder_name(name)}"] / "weights.safetensors", photos,
+                out / "labels", save=("labels",))
+    submission.pack(str(out / "labels"), ids, str(out / "results.tgz"), how.challenge, "test",
+                    images=str(photos))

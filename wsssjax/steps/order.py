@@ -1,0 +1,200 @@
+"""A recipe's steps in the order they stand in, and the run of all of them.
+
+    prepare ┬ cam_a ─ labels_a ┬ … ─ labels_a_plus ──────────────────────────────────┐
+            ├ saliency ─ cam_b ─ labels_b ┬ … ─ labels_b_plus ─ select ┬ control_m ─ │
+            └ proposals ──────────────────┘          (two of the four) ┘             │
+      ┌──────────────────────────────────────────────────────────────────────────────┘
+      └ arm_s ─ test_s, arm_m ─ test_m, … ─ evaluate ─ report
+
+Which of the label sets are compared, `config.pair` says; how A+ and B+ are refined,
+`config.refine`: one step a link. `config.given` puts finished folders in the place of steps.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+
+from wsssjax import recipe
+from wsssjax.core import config as configs
+from wsssjax.core import files, parallel
+from wsssjax.core import weights as weight_files
+from wsssjax.data.classes import read_class_names
+from wsssjax.steps import arms, labels, scores, sets
+
+bind = functools.partial
+
+
+def step(config, name: str, run, inputs=(), fields=(), *, batch=0, **more) -> recipe.Step:
+    """One step; `run`: (folder, inputs) →.  fields: of the config, what its result depends on, or
+    a dict of such values.  more: see `recipe.Step`."""
+    whole = configs.to_dict(config)
+    depends = fields if isinstance(fields, dict) else {field: whole[field] for field in fields}
+
+    def call(out, folders):
+        run(out=out, inputs=folders)
+
+    ids = "" if name in ("evaluate", "report") else "train.txt"
+    ids = "test.txt" if name.startswith("test_") else ids
+    return recipe.Step(name, call, tuple(inputs), depends, ids, batch, **more)
+
+
+def _part(config, name: str):
+    """A copy of its own: a step fills in paths that nothing else may see."""
+    return config[name].copy_and_resolve_references()
+
+
+def build(config) -> list[recipe.Step]:
+    """All steps of a recipe, scores and report last."""
+    out = build_labels(config) + build_selection(config)
+    for name in config.arms:
+        out += build_arm(config, name)
+    before = tuple(s.name for s in out if not s.name.startswith("submit_"))
+    fields = {"title": config.title, "arms": list(config.arms), "pair": list(config.pair),
+              "report": configs.to_dict(config.report), "seed": config.seed}
+    out.append(step(config, "evaluate", bind(scores.evaluate, config), before, fields,
+                    derived=True))
+    out.append(step(config, "report", bind(scores.report, config), ("evaluate",), derived=True,
+                    outputs=("results.json", "report.html")))
+    return out
+
+
+def build_labels(config) -> list[recipe.Step]:
+    """From the data set to the label sets that `config.pair` needs."""
+    out = [step(config, "prepare", bind(labels.prepare, config), (), ("data", "classes", "seed"))]
+    made = sets.needed(config)
+    trained = [sets.side(n) for n in made if n in ("A", "B") and not config.given[sets.field(n)]]
+    wants_saliency = any("saliency" in config[f"cam_{s}"].data and not config.given[f"cam_{s}"]
+                         for s in trained)
+    mbd = config.saliency.source == "mbd" and wants_saliency
+    if mbd:
+        out.append(step(config, "saliency", bind(labels.saliency, config), ("prepare",),
+                        ("saliency",)))
+    for name in made:
+        if name in ("A", "B"):
+            out += _base(config, name, mbd)
+    if _uses(config, made, "proposals"):
+        out.append(_proposals(config))
+    for name in made:
+        if name.endswith("+") and config.given[sets.field(name)]:
+            out.append(_given(config, name))
+        elif name.endswith("+"):
+            out += _links(config, sets.chain(config, name))
+    return out
+
+
+def _base(config, name: str, mbd: bool) -> list[recipe.Step]:
+    """The steps of A or B: finished labels, or a classifier, its maps, what finishes them."""
+    if config.given[sets.field(name)]:
+        return [_given(config, name)]
+    cam, finish = f"cam_{sets.side(name)}", sets.finish(config, name)
+    weights, out = config.given[cam], []
+    if not weights:
+        saliency = ("saliency",) if mbd and "saliency" in config[cam].data else ()
+        out.append(step(config, cam, bind(labels.train_cam, _part(config, cam)),
+                        ("prepare", *saliency), (cam, "seed"), batch=config[cam].device_batch))
+    own = finish[0][0] if finish else sets.STEPS[name]
+    depends = {cam: configs.to_dict(config)[cam]}
+    if weights:
+        depends["weights"] = weight_files.fingerprint(weights)
+    out.append(step(config, own, bind(labels.infer_cam, _part(config, cam), weights),
+                    ("prepare",) if weights else ("prepare", cam), depends))
+    return out + _links(config, finish)
+
+
+def _links(config, links) -> list[recipe.Step]:
+    return [step(config, own, bind(link.run, config, before), ("prepare", before, *link.inputs),
+                 (link.field,), batch=_batch(config, link)) for before, own, link in links]
+
+
+def _batch(config, link) -> int:
+    return config[link.field].segmenter.device_batch if link.trains else 0
+
+
+def _given(config, name: str) -> recipe.Step:
+    folder = config.given[sets.field(name)]
+    return step(config, sets.STEPS[name], bind(labels.given, folder), ("prepare",),
+                {"given": labels.content(folder, ".png")})
+
+
+def _uses(config, made, what: str) -> bool:
+    """Whether a set is refined, or finished, with a step of that name."""
+    found = []
+    for name in made:
+        if not config.given[sets.field(name)]:
+            how = sets.chain if name.endswith("+") else sets.finish
+            found += [link for _, _, link in how(config, name)]
+    return any(what in link.inputs for link in found)
+
+
+def _proposals(config) -> recipe.Step:
+    folder = config.given.proposals
+    if folder:
+        return step(config, "proposals", bind(labels.given_proposals, folder), ("prepare",),
+                    {"given": labels.content(folder, ".json.gz")})
+    return step(config, "proposals", bind(labels.propose, config), ("prepare",), ("proposals",))
+
+
+def build_selection(config) -> list[recipe.Step]:
+    """The choice, and the matched random draw that it is measured against."""
+    pair = tuple(sets.STEPS[name] for name in sets.pair(config))
+    refined = sets.stable(config)
+    choose = step(config, "select", bind(labels.select, config, pair, refined),
+                  ("prepare", *pair, *(s for s in refined if s not in pair)),
+                  {"select": configs.to_dict(config)["select"], "pair": list(config.pair)})
+    return [choose, build_draw(config, "control_m")]
+
+
+def build_draw(config, name: str) -> recipe.Step:
+    """A random draw beside the selection, by the seed of the segmenter."""
+    return step(config, name, bind(arms.draw, config, arms.DRAWS[name]), ("prepare", "select"),
+                {"seed": config.segmenter.seed})
+
+
+def build_arm(config, name: str) -> list[recipe.Step]:
+    """Draw, training, test and, where config.submission asks for it, the archive of an arm."""
+    arm = configs.choose(arms.ARMS, name, "config.arms")
+    own, out = arms.folder_name(name), []
+    if arm.chosen in arms.DRAWS and arm.chosen != "control_m":
+        out.append(build_draw(config, arm.chosen))
+    inputs = ["prepare"]
+    if arm.labels == "pool" and (arm.chosen != "select" or config.select.keep == "whole"):
+        inputs.append(sets.STEPS[sets.pair(config)[1]])
+    if arm.chosen in ("select", *arms.DRAWS):
+        inputs.append(arm.chosen)
+    if config.segmenter_encoder == "cam_b" and not config.given.cam_b:
+        if config.given.b:
+            raise ValueError("config.segmenter_encoder=cam_b: with config.given.b no classifier is "
+                             "trained; want weights, or --config.given.cam_b")
+        inputs.append("cam_b")
+    whole = configs.to_dict(config)
+    depends = {field: whole[field] for field in ("segmenter", "labelled", "seed")}
+    if arm.chosen == "listed":
+        depends["listed"] = files.hash_file(config.listed) if config.listed else ""
+    train = step(config, f"arm_{own}", bind(arms.train_arm, config, arm), inputs, depends,
+                 batch=config.segmenter.device_batch)
+    test = step(config, f"test_{own}", bind(arms.test_arm, config, name), ("prepare", train.name),
+                ("segmenter",))
+    out += [train, test]
+    if config.submission.ids:
+        out.append(step(config, f"submit_{own}", bind(arms.submit, config, name),
+                        ("prepare", train.name), ("segmenter", "submission")))
+    return out
+
+
+def run_recipe(config, workdir: pathlib.Path, *, redo: tuple[str, ...] = ()) -> None:
+    """Runs what is missing of the recipe and prints its table."""
+    steps = build(config)
+    workdir.mkdir(parents=True, exist_ok=True)
+    names = read_class_names(config.classes)
+    context = recipe.Context(workdir, names, config.seed, parallel.device_count())
+    todo = recipe.run(steps, context, redo=redo, say=lambda t: print(t, flush=True))
+    if not todo:
+        print("nothing to do: every step is done and unchanged")
+    from rich.console import Console
+
+    from wsssjax.report import tables
+
+    for table in tables.render(files.read_json(workdir / "results.json")):
+        Console().print(table)
+    print(f"report: {workdir / 'report.html'}")

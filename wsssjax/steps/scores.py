@@ -1,0 +1,110 @@
+"""The steps that look at true masks: scores of a run, its report, one row of an ablation.
+
+Each function is one kind of step: (config, folder to fill, {input: its folder}). Nothing here is
+read by a step that learns.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from wsssjax import scoring
+from wsssjax.core import config as configs
+from wsssjax.core import files, metrics
+from wsssjax.data.classes import read_class_names
+from wsssjax.evaluate import label_stats, miou
+from wsssjax.report import __main__ as report_command
+from wsssjax.steps import sets
+from wsssjax.steps.arms import ARMS, chosen_ids, folder_name, label_folder
+from wsssjax.steps.labels import where
+
+
+def supervision(config, arm: str) -> str:
+    """Letters of what an arm has seen: of both sets of the pair, since their IoU chose its images.
+
+    Arms that do not choose by the IoU have seen the pool alone.
+    """
+    how = ARMS[arm]
+    pair = sets.pair(config)
+    used = () if how.labels == "truth" and how.chosen == "all" else (
+        pair if how.chosen in ("select", "control_m") else pair[1:])
+    return sets.seen(config, *used, full=how.labels == "truth")
+
+
+def evaluate(config, out, inputs):
+    """All scores of the run as `results.json`; only this step and true-mask arms read the truth."""
+    made = sets.folders(config)
+    seen = {name: sets.seen(config, name.split()[0]) for name in made}
+    seen |= {name: supervision(config, name) for name in config.arms}
+    results, gallery = scoring.score_run(
+        config, inputs, where(inputs["prepare"]), made, seen, {n: ARMS[n] for n in config.arms},
+        sets.pair(config))
+    files.write_json(out / "gallery.json", gallery)
+    files.write_json(out / "results.json", results)
+
+
+def report(config, out, inputs):
+    """`results.json` and `report.html` in the run folder."""
+    run_folder = out.parent
+    files.write_json(run_folder / "config.json", configs.to_dict(config))
+    with files.atomic(run_folder / "results.json") as file:
+        file.write((inputs["evaluate"] / "results.json").read_bytes())
+    report_command.run(run_folder)
+
+
+def label_scores(config, out, inputs):
+    """`scores.json`: the label sets of the pair against the truth, for the tables of a grid."""
+    paths = where(inputs["prepare"])
+    names = read_class_names(paths["classes"])
+    train = files.read_ids(paths["train"])
+    known = scoring.with_truth(paths["truth"], train)
+    found, counts = {}, {}
+    for name, (step, title) in sets.folders(config).items():
+        entry = {"method": title, "supervision": sets.seen(config, name.split()[0])}
+        if known:
+            confusions = miou.folder_confusions(inputs[step], paths["truth"], known, len(names))
+            scores = metrics.scores(confusions.sum(0), names)
+            entry |= {key: scores[key] for key in ("miou", "fp", "fn", "iou", "absent")}
+            counts[name] = label_stats.stats(confusions, names)["histogram"]["counts"]
+        found[name] = entry
+    files.write_json(out / "scores.json", {
+        "sets": found, "histogram": {"edges": list(label_stats.EDGES), "counts": counts},
+        "classes": list(names), "train_hash": files.hash_ids(sorted(train)),
+        "test_hash": files.hash_ids(sorted(files.read_ids(paths["test"])))})
+
+
+def row(config, name: str, out, inputs):
+    """`row.json`: what an arm was trained on and what it reaches; name: `none` trains nothing."""
+    arm = ARMS["S" if name == "none" else name]
+    paths = where(inputs["prepare"])
+    classes = read_class_names(paths["classes"])
+    ids = chosen_ids(config, arm, inputs)
+    known = scoring.with_truth(paths["truth"], ids)
+    found = {"labelled": len(ids), "miou": None, "iou": None, "steps": None, "wall_s": None,
+             "supervision": supervision(config, "S" if name == "none" else name),
+             "label_miou": None, "pixels": None, "single_class_share": None, "counts": {}}
+    if known and len(known) == len(ids):
+        counts = miou.folder_confusions(label_folder(config, arm, inputs), paths["truth"], ids,
+                                        len(classes))
+        counts[..., len(classes)] = 0  # pixels that the labels leave open teach nothing
+        stats = label_stats.stats(counts, classes)
+        found |= {"label_miou": metrics.scores(counts.sum(0), classes)["miou"],
+                  "pixels": int(counts.sum()), "single_class_share": stats["single_class"],
+                  "counts": stats["images_per_class"]}
+    if name != "none":
+        found |= _tested(name, paths, classes, inputs)
+    files.write_json(out / "row.json", found)
+
+
+def _tested(name: str, paths: dict, classes, inputs) -> dict:
+    """Test mIoU of an arm, how many steps it took and how long."""
+    trained = inputs[f"arm_{folder_name(name)}"]
+    found = {"steps": files.read_json(trained / "hardware.json")["total_steps"],
+             "wall_s": files.read_json(trained / "manifest.json")["wall_s"]}
+    known = scoring.with_truth(paths["truth"], files.read_ids(paths["test"]))
+    if known:
+        counts = miou.folder_confusions(inputs[f"test_{folder_name(name)}"], paths["truth"], known,
+                                        len(classes)).sum(0)
+        scores = metrics.scores(np.asarray(counts), classes)
+        found |= {key: scores[key] for key in ("miou", "iou", "absent")}
+    return found
