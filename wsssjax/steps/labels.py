@@ -48,7 +48,7 @@ def train_cam(config, out, inputs):
     with config.unlocked():
         config.classes = paths["classes"]
         config.data.packed, config.data.split = paths["packed"], "train"
-        if "saliency" in config.data:
+        if config.method == "eps":
             made = inputs.get("saliency")
             config.data.saliency = str(made) if made else paths["saliency"]
     train.train(config, out)

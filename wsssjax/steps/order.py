@@ -64,8 +64,8 @@ def build_labels(config) -> list[recipe.Step]:
     out = [step(config, "prepare", bind(labels.prepare, config), (), ("data", "classes", "seed"))]
     made = sets.needed(config)
     trained = [sets.side(n) for n in made if n in ("A", "B") and not config.given[sets.field(n)]]
-    wants_saliency = any("saliency" in config[f"cam_{s}"].data and not config.given[f"cam_{s}"]
-                         for s in trained)
+    wants_saliency = any(sets.reads_saliency(config[f"cam_{s}"]) and
+                         not config.given[f"cam_{s}"] for s in trained)
     mbd = config.saliency.source == "mbd" and wants_saliency
     if mbd:
         out.append(step(config, "saliency", bind(labels.saliency, config), ("prepare",),
@@ -90,7 +90,7 @@ def _base(config, name: str, mbd: bool) -> list[recipe.Step]:
     cam, finish = f"cam_{sets.side(name)}", sets.finish(config, name)
     weights, out = config.given[cam], []
     if not weights:
-        saliency = ("saliency",) if mbd and "saliency" in config[cam].data else ()
+        saliency = ("saliency",) if mbd and sets.reads_saliency(config[cam]) else ()
         out.append(step(config, cam, bind(labels.train_cam, _part(config, cam)),
                         ("prepare", *saliency), (cam, "seed"), batch=config[cam].device_batch))
     own = finish[0][0] if finish else sets.STEPS[name]

@@ -18,6 +18,10 @@ from wsssjax.steps import sets
 from wsssjax.steps.arms import ARMS, chosen_ids, folder_name, label_folder
 from wsssjax.steps.labels import where
 
+# What a row of an ablation holds; a value is None where there is no truth, or nothing was trained.
+EMPTY_ROW = dict.fromkeys(("supervision", "labelled", "counts", "single_class_share", "label_miou",
+                           "pixels", "miou", "iou", "absent", "steps", "wall_s"))
+
 
 def supervision(config, arm: str) -> str:
     """Letters of what an arm has seen: of both sets of the pair, since their IoU chose its images.
@@ -80,9 +84,8 @@ def row(config, name: str, out, inputs):
     classes = read_class_names(paths["classes"])
     ids = chosen_ids(config, arm, inputs)
     known = scoring.with_truth(paths["truth"], ids)
-    found = {"labelled": len(ids), "miou": None, "iou": None, "steps": None, "wall_s": None,
-             "supervision": supervision(config, "S" if name == "none" else name),
-             "label_miou": None, "pixels": None, "single_class_share": None, "counts": {}}
+    found = EMPTY_ROW | {"labelled": len(ids),
+                         "supervision": supervision(config, "S" if name == "none" else name)}
     if known and len(known) == len(ids):
         counts = miou.folder_confusions(label_folder(config, arm, inputs), paths["truth"], ids,
                                         len(classes))

@@ -16,6 +16,11 @@ STEPS = {"A": "labels_a", "B": "labels_b", "A+": "labels_a_plus", "B+": "labels_
 LETTERS = "ISACF"  # tags, saliency, SAM, CLIP, full masks: the order in which they are written
 
 
+def reads_saliency(cam) -> bool:
+    """Whether a classifier learns from saliency maps."""
+    return cam.method == "eps"
+
+
 def side(name: str) -> str:
     """`a` of the sets A and A+."""
     return name[0].lower()
@@ -124,7 +129,7 @@ def seen(config, *names: str, full: bool = False) -> str:
         if config.given.seen[side(name)]:
             letters |= set(config.given.seen[side(name)].split("+"))
         else:
-            letters |= {"S"} if "saliency" in cam.data else set()
+            letters |= {"S"} if reads_saliency(cam) else set()
             letters |= {"C"} if cam.method == "clip" else set()
         if name.endswith("+") and "sam" in config.refine and config.proposals.backend == "sam":
             letters.add("A")
