@@ -20,7 +20,8 @@ _STYLE = ("text{font:11px system-ui,sans-serif;fill:#5c5c5c}.name{font-weight:60
 
 
 def sheet(table: dict) -> Sheet | None:
-    """The counts, a row for each range of IoU, a column for each label set; None without any."""
+    """The counts, a row for each range of IoU, a column for each label set; None without any. As
+    text it is bars of characters."""
     table = checked(table)
     histogram = table["histogram"]
     if not histogram:
@@ -31,15 +32,11 @@ def sheet(table: dict) -> Sheet | None:
     columns = (Column("from", "IoU from", "ratio"), Column("to", "to", "ratio"),
                *(Column(name, _named(table, name), COUNT) for name in counts))
     return Sheet(KEY, TITLE, columns, rows, "IoU of each label with the true mask, of the training "
-                 "images. In brackets: method and supervision.")
+                 "images. In brackets: method and supervision.", _bars(table, histogram))
 
 
-def text(table: dict) -> str:
-    """The histogram as bars of characters, a block for each label set; empty without any."""
-    table = checked(table)
-    histogram = table["histogram"]
-    if not histogram:
-        return ""
+def _bars(table: dict, histogram: dict) -> str:
+    """The histogram as bars of characters, a block for each label set."""
     edges, counts = histogram["edges"], histogram["counts"]
     most = max((max(values) for values in counts.values()), default=0)
     blocks = []

@@ -25,8 +25,8 @@ def sentences(published: dict[Pair, float], here: dict[Pair, dict]) -> str:
     """Which of the paper's comparisons of neighbours hold here, and how many of all.
 
     published: the paper's value of each pair; pairs with the same value are not compared.
-    here: value by seed of each pair. Two pairs are compared over the seeds that both have, by the
-    mean of the differences.
+    here: value by seed of each pair, None where it is not known. Two pairs are compared over the
+    seeds that both have, by the mean of the differences.
     """
     levels = sorted(set(published.values()), reverse=True)
     found = {}
@@ -55,7 +55,8 @@ def sentences(published: dict[Pair, float], here: dict[Pair, dict]) -> str:
 
 def _compare(better: dict, worse: dict) -> tuple[float | None, int, int]:
     """(mean difference, seeds in which it is above 0, common seeds)."""
-    gaps = [better[seed] - worse[seed] for seed in better if seed in worse]
+    gaps = [better[seed] - worse[seed] for seed in better
+            if better[seed] is not None and worse.get(seed) is not None]
     if not gaps:
         return None, 0, 0
     return sum(gaps) / len(gaps), sum(gap > 0 for gap in gaps), len(gaps)

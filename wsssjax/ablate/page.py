@@ -19,7 +19,6 @@ def make(table: dict) -> str:
     table = checked(table)
     groups = paired.groups(table["rows"])
     main = _main(groups)
-    counts = figure.sheet(table)
     return template.render(
         "ablation.html.j2",
         title=table["title"] or "Ablation",
@@ -30,7 +29,6 @@ def make(table: dict) -> str:
         paper=PAPER,
         full_voc=table["full_voc"],
         figure=[(name, template.markup(svg)) for name, svg in figure.drawn(table)],
-        counts=counts and to_table(counts),
         chips={},
     )
 

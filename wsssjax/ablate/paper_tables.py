@@ -126,7 +126,8 @@ def table6(table: dict) -> Sheet | None:
         columns += [Column("published_images", "images, published", COUNT),
                     Column("published", "mIoU, published", SHARE)]
         for row, s in zip(rows, found, strict=True):
-            images, miou = published.AGREEING.get(slices.pair_of(s.cell), (None, None))
+            images, miou = (published.AGREEING if _as_published(s.cell) else {}).get(
+                slices.pair_of(s.cell), (None, None))
             row += [images, fraction(miou)]
         note.append("published: among the 1,464 images of official train.")
     paper = {pair: miou for pair, (_, miou) in published.AGREEING.items()}
@@ -230,9 +231,10 @@ def _without(panel: list[Group]) -> list[str]:
 
 
 def _as_published(cell: dict) -> bool:
-    """Whether the cell ranks, keeps and trains as the paper does."""
+    """Whether the cell ranks, keeps and trains as the paper does, on all that was selected."""
     usual = {"score": "paper", "keep": "whole", "method": published.METHOD}
-    return all(cell.get(name) in (None, "", value) for name, value in usual.items())
+    return all(cell.get(name) in (None, "", value) for name, value in usual.items()) and not any(
+        cell.get(limit) for limit in slices.HEADS)
 
 
 def _published7(group: Group, arm: str) -> list:
@@ -254,7 +256,7 @@ def _orders(found: list, paper: dict, values) -> list[str]:
         here = {slices.pair_of(entry.cell): values(entry) for entry in panel
                 if slices.pair_of(entry.cell) in paper}
         if len(here) > 1:
-            where = ", ".join(f"{name} {value}" for name, value in
+            where = ", ".join(f"{slices.HEADS.get(name, name)} {value}" for name, value in
                               zip(axes, slices.values(panel[0].cell, axes), strict=True))
             told.append(f"{where}: {order.sentences(paper, here)}" if where else
                         order.sentences(paper, here))

@@ -32,7 +32,8 @@ def all_have(found: list, but: tuple[str, ...] = ()) -> str:
 
 
 def axis_columns(axes: list[str]) -> tuple[Column, ...]:
-    return tuple(Column(name, name) for name in axes)
+    heads = [slices.HEADS.get(name, name) for name in axes]
+    return tuple(Column(head.replace(" ", "_"), head) for head in heads)
 
 
 def supervision(*by_seed: dict) -> str | None:

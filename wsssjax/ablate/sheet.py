@@ -32,6 +32,7 @@ class Sheet(NamedTuple):
     columns: tuple[Column, ...]  # the words first
     rows: tuple[tuple, ...]
     note: str = ""  # a line each
+    drawing: str = ""  # what a terminal shows instead of the cells
 
 
 def to_table(sheet: Sheet) -> tables.Table:
@@ -59,7 +60,9 @@ def to_csv(sheet: Sheet) -> str:
 
 def to_text(sheet: Sheet, width: int = TEXT_WIDTH) -> str:
     """The sheet for a terminal or a text file, its lines at most `width` characters long unless a
-    single column asks for more."""
+    single column asks for more; its drawing where it has one."""
+    if sheet.drawing:
+        return sheet.drawing
     table = to_table(sheet)
     cells = [[_printable(cell) for cell in row] for row in (table.columns, *table.rows)]
     sizes = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -13,6 +13,9 @@ TRAINING_AXES = ("method",)  # they change nothing about what is selected
 _SELECTING = ("S", "S-sup", paired.NONE)  # arms whose labelled images Algorithm 1 chose
 
 
+HEADS = {"images": "image limit", "pixels": "pixel limit"}  # axes with another name in tables
+
+
 class Selection(NamedTuple):
     """What Algorithm 1 chose in cells that differ in arm, seed and training alone."""
 
@@ -97,9 +100,11 @@ def varying(found: list, but: tuple[str, ...] = ()) -> list[str]:
 def fixed(found: list, but: tuple[str, ...] = ()) -> str:
     """`quota voc/183, method unimatch_v2`: what all cells have in common."""
     different = varying(found)
-    return ", ".join(f"{name} {shown(found[0].cell[name], name)}" for name in _axes(found)
-                     if name not in (*different, *but) and found[0].cell.get(name)
-                     not in (None, ""))
+    alike = {name: found[0].cell.get(name) for name in _axes(found)
+             if name not in (*different, *but)}
+    return ", ".join(f"{HEADS.get(name, name)} {shown(value, name)}"
+                     for name, value in alike.items()
+                     if value not in (None, "") and (value or name not in HEADS))
 
 
 def values(cell: dict, axes: list[str]) -> tuple[str, ...]:
@@ -109,7 +114,7 @@ def values(cell: dict, axes: list[str]) -> tuple[str, ...]:
 
 def shown(value, axis: str = "") -> str:
     """A value of an axis as a word."""
-    if value is None:
+    if value is None or (axis in HEADS and not value):
         return "none"
     if axis == "pair":
         return named(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wsssjax.ablate import paired, slices
+from wsssjax.ablate import figure, paired, slices
 from wsssjax.ablate import paper_tables as paper
 from wsssjax.ablate.check import checked
 from wsssjax.ablate.paired import Group, over_seeds
@@ -22,21 +22,23 @@ from wsssjax.ablate.parts import (
     title,
     trained,
 )
-from wsssjax.ablate.sheet import COUNT, POINTS, RATIO, SHARE, Column, Sheet
+from wsssjax.ablate.sheet import COUNT, POINTS, RATIO, SHARE, Column, Sheet, to_csv, to_text
 from wsssjax.report.tables import SUPERVISION_KEY, count
 
+__all__ = ["build", "done", "to_csv", "to_text"]
 
 def build(table: dict) -> dict[str, Sheet]:
     """Every table that the rows of an ablation can fill, by key, in reading order.
 
     table: see `check.checked`, which raises for what is no table. The keys are protocol,
-    class_counts, paired, ratios and table3 … table8.
+    class_counts, paired, ratios, table3 … table8 and figure1.
     """
     table = checked(table)
     groups = paired.groups(table["rows"])
     found = (protocol(groups), class_counts(table, groups), differences(groups), ratios(groups),
              paper.table3(table), paper.table4(table), paper.table5(table, groups),
-             paper.table6(table), paper.table7(table, groups), paper.table8(table, groups))
+             paper.table6(table), paper.table7(table, groups), paper.table8(table, groups),
+             figure.sheet(table))
     return {sheet.key: sheet for sheet in found if sheet is not None}
 
 
