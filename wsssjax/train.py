@@ -44,7 +44,7 @@ def train(config, workdir) -> None:
     last checkpoint and gives the same bits as without the stop.
     """
     # Config and seed.
-    _check_steps(config)
+    check_steps(config)
     workdir = pathlib.Path(workdir)
     key = jax.random.key(config.seed)
     method = configs.choose(METHODS, config.method, "config.method")(config)
@@ -110,7 +110,7 @@ def _say_what_follows(config, method, state) -> None:
           f"({layout}); state {parts}, in all {total:.3f} GB", flush=True)
 
 
-def _check_steps(config) -> None:
+def check_steps(config) -> None:
     """Refuses a save between two logs: a restart from it would average over other steps."""
     if config.log_steps < 1 or config.save_steps < 1 or config.save_steps % config.log_steps:
         raise ValueError(f"config.save_steps={config.save_steps}: want a multiple of "

@@ -83,7 +83,7 @@ def batches(config, *, saliency: bool):
     Photos without tags or saliency are a ValueError now, with their number, and not once a batch
     comes to them.
     """
-    _check_start(config)
+    check_start(config)
     data = config.data
     keys = ("image", "tags") + (("saliency",) if saliency else ())
     # A folder of saliency maps takes the place of those in the packed set.
@@ -106,7 +106,7 @@ def batches(config, *, saliency: bool):
                          process_index=index, process_count=count)
 
 
-def _check_start(config) -> None:
+def check_start(config) -> None:
     """Refuses to train a ResNet from random numbers where its norms do not learn statistics."""
     model = config.model
     still = model.encoder == "resnet38" or (

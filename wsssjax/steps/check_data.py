@@ -43,10 +43,10 @@ class Wanted(NamedTuple):
 def data_set(config: Any, wanted: Wanted) -> tuple[Data, list[Finding]]:
     """The data set as the step `prepare` will find it, and what there is to tell."""
     if config.data.kind == "shapes":
-        count = config.data.train_count
-        found = f"drawn by the recipe: {count:,} training and {config.data.test_count:,} test photos"
-        return (Data(SHAPES_CLASSES, "shapes", None, None, count),
-                [Finding("data set", "shapes", found, warnings=_other_names(config, SHAPES_CLASSES))])
+        how, names = config.data, SHAPES_CLASSES
+        found = f"{how.train_count:,} training and {how.test_count:,} test photos will be drawn"
+        return (Data(names, "shapes", None, None, how.train_count),
+                [Finding("data set", "shapes", found, warnings=_other_names(config, names))])
     data, problems = _read(config)
     found = f"{len(data.classes) - 1} classes beside the background"
     out = [Finding("data set", config.data.root, found, tuple(problems),
@@ -77,7 +77,8 @@ def _read(config: Any) -> tuple[Data, list[str]]:
             read = records.collect(kind, config.data.root, splits=dict.fromkeys(splits),
                                    tell=told.setdefault)
         except (ValueError, OSError) as error:
-            return cli.one_line(error)
+            no_root = config.data.root and not pathlib.Path(config.data.root).is_dir()
+            return cli.one_line(error) + "; --config.data.root names another" * bool(no_root)
         names = read.class_names
         found.update(read.splits)
         return ""

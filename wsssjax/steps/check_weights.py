@@ -19,7 +19,7 @@ from wsssjax.cam import learner, transcam
 from wsssjax.core import parallel, weights
 from wsssjax.core.config import choose
 from wsssjax.models import registry
-from wsssjax.refine import features
+from wsssjax.refine import features, mars
 from wsssjax.steps.check_data import Data
 from wsssjax.steps.finding import Finding, look, problems_of, size, spread
 
@@ -49,7 +49,7 @@ def encoder(what: str, model: Any, refusal: str = "") -> Finding:
     """
     path = model.encoder_weights
     if not path:
-        random = f"none are named: {model.encoder} starts random, and scores mean little"
+        random = f"none are named: {model.encoder} starts random"
         return Finding(what, model.encoder, "none", (refusal,) if refusal else (),
                        () if refusal else (random,))
 
@@ -79,8 +79,28 @@ def start(what: str, config: Any, data: Data) -> list[Finding]:
     return [look(f"start of {what}", own.init_weights, act, SOURCES)]
 
 
-def stored_features(what: str, folder: str, data: Data) -> Finding:
-    """Features of the training photos in the files of another program."""
+def mars_features(config: Any, data: Data) -> Finding:
+    """What MARS takes features of the photos from: an encoder, or files. config: its `debias`."""
+    what = "features of MARS"
+    if problems := problems_of(lambda check: check(), [
+            functools.partial(mars.check, config.mars),
+            lambda: choose(dict.fromkeys(features.SOURCES), config.features.source,
+                           "config.mars.debias.features.source")]):
+        return Finding(what, problems=tuple(problems))
+    if config.features.source == "files":
+        return _stored_features(what, config.features.folder, data)
+    strides = look(what, "", lambda: features.check(
+        config.features, registry.build_encoder(config.model).tap_strides) or "")
+    if strides.problems:
+        return strides
+    refusal = ("config.mars.debias.model.encoder_weights is empty; give the weights of "
+               f"{config.model.encoder}")
+    return encoder(f"encoder of the {what}", config.model,
+                   "" if config.features.untrained else refusal)
+
+
+def _stored_features(what: str, folder: str, data: Data) -> Finding:
+    """Features in the files of another program."""
     def act():
         paths = {r.name: r.photo for r in data.train or ()}
         if not paths:
@@ -147,11 +167,12 @@ def sam(proposals: Any) -> list[Finding]:
 # ---- trainings ---------------------------------------------------------------------------------
 
 
-def training(what: str, config: Any, data: Data, lists: pathlib.Path, most: bool) -> Finding:
+def training(what: str, config: Any, data: Data, lists: pathlib.Path, *, semi: bool = False,
+             most: bool = False) -> Finding:
     """Settings of a training, with as many photos a step and as many steps as it is going to have.
 
     lists: folder with labeled.txt and unlabeled.txt, of which only the number of lines counts.
-    most: whether it will have fewer photos than those.
+    semi: whether it learns from unlabelled photos too.  most: whether from fewer than those lines.
     """
     own = _own(config, data)
     with own.unlocked():
@@ -165,12 +186,14 @@ def training(what: str, config: Any, data: Data, lists: pathlib.Path, most: bool
         devices = parallel.device_count() * parallel.process()[1]
         groups = own.accumulate if "accumulate" in own else 1
         rows = devices * groups * own.device_batch
-        steps = method.total_steps or own.total_epochs * _epoch(own, data, rows)
         parts = " x ".join(text for text in (
             f"{devices} device{'s' * (devices != 1)}", f"{groups} groups" if groups > 1 else "",
             f"{own.device_batch}") if text)
-        bound = " at most" if most and not own.total_steps else ""
-        return f"{own.method}, {steps:,} steps{bound} of {rows} photos ({parts})"
+        steps = method.total_steps or own.total_epochs * _epoch(own, data, rows)
+        told = f"{steps:,} steps" + " at most" * (most and not own.total_steps)
+        if not (data.count or own.total_steps):
+            told = "as many steps as the photos make"
+        return f"{own.method}, {told}, {rows}{f' + {rows}' * semi} photos each ({parts})"
 
     return look(f"training of {what}", "", act)
 

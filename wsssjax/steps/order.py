@@ -103,6 +103,10 @@ def _base(config, name: str, mbd: bool) -> list[recipe.Step]:
 
 
 def _links(config, links) -> list[recipe.Step]:
+    for _, own, link in links:
+        if link.field not in config:
+            raise ValueError(f"step {own}, {link.title}: reads config.{link.field}, which this "
+                             "config has not; begin with configs/paper_voc.py")
     return [step(config, own, bind(link.run, config, before), ("prepare", before, *link.inputs),
                  (link.field,), batch=_batch(config, link)) for before, own, link in links]
 
