@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import pathlib
 
-from wsssjax.ablate import grid, page, presets, run, sheet, tables
+from wsssjax.ablate import figure, grid, page, presets, run, tables
 from wsssjax.core import cli, files, parallel
 
 EXAMPLE = ("python tools/ablate.py --config=configs/paper_voc_lite.py --config.data.root=FOLDER "
@@ -53,14 +53,17 @@ def write(found: dict, out: pathlib.Path, only: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     files.write_json(out / "table.json", found)
     shown = presets.SHEETS.get(only)
+    texts = {"report.html": page.make(found)}
+    if drawing := figure.svg(found):
+        texts["figure1.svg"] = drawing
     for key, one in tables.build(found).items():
-        for suffix, text in (("txt", sheet.to_text(one)), ("csv", sheet.to_csv(one))):
-            with files.atomic(out / f"{key}.{suffix}", "w") as file:
-                file.write(text)
+        text = tables.to_text(one)
+        texts |= {f"{key}.txt": text, f"{key}.csv": tables.to_csv(one)}
         if shown is None or key in shown:
-            print(sheet.to_text(one))
-    with files.atomic(out / "report.html", "w") as file:
-        file.write(page.make(found))
+            print(text)
+    for name, text in texts.items():
+        with files.atomic(out / name, "w") as file:
+            file.write(text)
     print(f"report: {out / 'report.html'}")
 
 

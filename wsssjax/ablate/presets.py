@@ -24,7 +24,7 @@ GRIDS = {
     "8": [[QUOTAS, Axis("arm", ("S", "U")), SEEDS]],
     "figure1": [[ALONE]],
 }
-SHEETS = {"protocol": ("protocol", "paired"), "figure1": ("figure1",),
+SHEETS = {"protocol": ("protocol", "paired", "ratios"), "figure1": ("figure1",),
           **{number: (f"table{number}",) for number in "345678"}}
 
 

@@ -73,6 +73,9 @@ def run(spec: str, overrides: dict[str, str], values: Sequence[dict[str, str]], 
     processes may share `out`.  work: False runs nothing.  Cells that are done are not run again.
     The table is what wsssjax/ablate/tables.py reads.
     """
+    if parallel.process()[1] > 1:
+        raise ValueError("an ablation runs on each host alone: unset JAX_COORDINATOR_ADDRESS, and "
+                         "give every host its --shard=i/n of the cells")
     config = grid.config_of(spec, overrides, values[0])
     context = recipe.Context(pathlib.Path(out).absolute(), read_class_names(config.classes),
                              config.seed, parallel.device_count())
@@ -90,7 +93,7 @@ def run(spec: str, overrides: dict[str, str], values: Sequence[dict[str, str]], 
 def table(every: Sequence[Cell], config) -> dict:
     """Rows of the cells that are done, None in the place of the others' scores."""
     made: dict[str, Any] = {"sets": {}, "histogram": {"edges": [], "counts": {}}}
-    rows, full = [], False
+    rows, full = [], []
     for cell in every:
         place = cell.places["label_scores"]
         if store.is_done(place):
@@ -98,10 +101,10 @@ def table(every: Sequence[Cell], config) -> dict:
             made["sets"] |= found["sets"]
             made["histogram"]["edges"] = found["histogram"]["edges"]
             made["histogram"]["counts"] |= found["histogram"]["counts"]
-            full = all(found[name] == value for name, value in FULL_VOC.items())
+            full.append(all(found[name] == value for name, value in FULL_VOC.items()))
         row = scores.EMPTY_ROW | {"cell": grid.describe(cell.config, cell.values)}
         if store.is_done(cell.row()):
             row |= files.read_json(cell.row().folder / "row.json")
         rows.append(row)
-    return {"title": config.title, "data": config.data.kind, "full_voc": full,
+    return {"title": config.title, "data": config.data.kind, "full_voc": bool(full) and all(full),
             "classes": list(read_class_names(config.classes)), **made, "rows": rows}
