@@ -125,7 +125,7 @@ def _overlap(data: Data) -> tuple[str, ...]:
 
 def _some(names: list[str]) -> str:
     more = ", ..." if len(names) > SHOWN else ""
-    return f"{len(names):,} photos ({', '.join(names[:SHOWN])}{more})"
+    return f"{len(names):,} photo{'s' * (len(names) != 1)} ({', '.join(names[:SHOWN])}{more})"
 
 
 def _photos(config: Any, which: str, found: tuple[Record, ...], classes) -> Finding:
@@ -133,8 +133,6 @@ def _photos(config: Any, which: str, found: tuple[Record, ...], classes) -> Find
     name, problems = config.data[which], []
     sample = spread(found)
     prepare.check(DataSet(class_names=classes, splits={name: tuple(sample)}), problems.append)
-    if not found:
-        problems.append("no photo is left")
     known = VOC_LISTS.get(name) if config.data.kind == "voc" else None
     other = (f"{len(found):,} photos; VOC's {name} has {known:,}",)
     masks = " with their masks" if any(r.label is not None for r in sample) else ""
@@ -158,13 +156,13 @@ def _truth(data: Data, arms: tuple[str, ...]) -> Finding:
     scored = sum(r.label is not None for r in test)
     problems, warnings = [], []
     if bare and arms:
-        problems.append(f"{_some(bare)} of training have none; {', '.join(arms)} learns from them: "
+        problems.append(f"{_some(bare)} of training without; {', '.join(arms)} learns from them: "
                         f"add SegmentationClassAug/<id>.png or masks/<id>.png, or leave "
                         f"{'it' if len(arms) == 1 else 'them'} out of config.arms")
     elif bare:
-        warnings.append(f"{_some(bare)} of training have none, so labels are not scored")
+        warnings.append(f"{_some(bare)} of training without, so labels are not scored")
     if scored < len(test):
-        warnings.append(f"{len(test) - scored:,} of {len(test):,} test photos have none"
+        warnings.append(f"{len(test) - scored:,} of {len(test):,} test photos without"
                         + ("" if scored else ", so nothing is scored"))
     return Finding("true masks", "", f"{len(data.train) - len(bare):,} of {len(data.train):,} "
                    f"training photos, {scored:,} of {len(test):,} test photos", tuple(problems),
@@ -249,6 +247,7 @@ def archive(config: Any, data: Data) -> list[Finding]:
         return []
     place = how.photos or "config.submission.photos"
     problems: list[str] = []
+    there: dict[str, pathlib.Path] = {}
 
     def act(step):
         try:
@@ -262,7 +261,10 @@ def archive(config: Any, data: Data) -> list[Finding]:
         problems.append(f"VOC's server takes VOC's classes, not these {len(data.classes)}; leave "
                         "config.submission.ids empty")
     ids = act(lambda: files.read_ids(how.ids)) or []
-    there = act(lambda: files.photo_paths(how.photos)) or {}
+    if how.photos:
+        there = act(lambda: files.photo_paths(how.photos)) or {}
+    else:
+        problems.append("config.submission.photos is empty; want the folder of VOC's test photos")
     if ids and there:
         act(lambda: files.need_ids(ids, there, place, "want the photos of VOC's test set"))
     sample = spread([name for name in ids if name in there])
