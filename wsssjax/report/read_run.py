@@ -26,6 +26,7 @@ _SCORED = {"method": TEXT, "supervision": TEXT, "miou": NUMBER, "iou": SCORES}
 _RESULTS = {
     "title": TEXT,
     "classes": NAMES,
+    "pair": NAMES,
     "labels": {"*": _SCORED},
     "context": {"*": {"*": {"ratio": NUMBER, "iou": NUMBER}}},
     "saliency": {"*": NUMBER},

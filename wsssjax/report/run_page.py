@@ -21,7 +21,7 @@ from wsssjax.report.checks import is_number
 from wsssjax.report.read_run import Run
 from wsssjax.report.template import markup
 
-_SETS = ("A", "B", "B+")
+_SETS = ("A", "B", "A+", "B+")
 
 
 def make(run: Run) -> str:

@@ -13,8 +13,12 @@ SUPERVISION_KEY = ("Supervision: I image-level tags, S saliency, A SAM masks, C 
 ARMS = {
     "S": "selected labels + unlabelled rest",
     "M": "matched random labels + unlabelled rest",
+    "Q": "labels that fill the quota in random order + unlabelled rest",
+    "U": "random labels + unlabelled rest",
+    "L": "labels of a given list + unlabelled rest",
     "ALL": "every pseudo-label",
     "T": "true masks on the images of S (upper bound)",
+    "Tall": "true masks on all images (upper bound)",
     "S-sup": "selected labels only",
 }
 MASK_POINTS = 6  # columns of the mask-ratio table
@@ -148,7 +152,8 @@ def selection(results: dict) -> Table | None:
     if not chosen:
         return None
     base = chosen.get("random_miou")
-    pool = next((_supervision(results, n) for n in ("B+", "B", "A")
+    named = results.get("pair") or ()
+    pool = next((_supervision(results, n) for n in (*named[1:], "B+", "B", "A")
                  if n in (results.get("labels") or {})), "–")
     rows = tuple(
         (name, pool, size, percent(chosen.get(key)),

@@ -24,25 +24,25 @@ from wsssjax.steps.labels import where
 
 class Arm(NamedTuple):
     """labels: pool or truth.  chosen: the step that chose the labelled images, all or listed.
-    learns: semi, from the other images too, or supervised.  title: for tables.
+    learns: semi, from the other images too, or supervised.  What each is called in tables stands in
+    report/tables.py.
     """
 
     labels: str
     chosen: str
     learns: str
-    title: str
 
 
 ARMS = {
-    "S": Arm("pool", "select", "semi", "selected labels + unlabelled rest"),
-    "M": Arm("pool", "control_m", "semi", "matched random labels + unlabelled rest"),
-    "Q": Arm("pool", "control_q", "semi", "quota filled in random order + unlabelled rest"),
-    "U": Arm("pool", "control_u", "semi", "random labels + unlabelled rest"),
-    "L": Arm("pool", "listed", "semi", "labels of a given list + unlabelled rest"),
-    "ALL": Arm("pool", "all", "supervised", "every pseudo-label"),
-    "T": Arm("truth", "select", "semi", "true masks on the images of S (upper bound)"),
-    "Tall": Arm("truth", "all", "supervised", "true masks on all images (upper bound)"),
-    "S-sup": Arm("pool", "select", "supervised", "selected labels only"),
+    "S": Arm("pool", "select", "semi"),
+    "M": Arm("pool", "control_m", "semi"),
+    "Q": Arm("pool", "control_q", "semi"),
+    "U": Arm("pool", "control_u", "semi"),
+    "L": Arm("pool", "listed", "semi"),
+    "ALL": Arm("pool", "all", "supervised"),
+    "T": Arm("truth", "select", "semi"),
+    "Tall": Arm("truth", "all", "supervised"),
+    "S-sup": Arm("pool", "select", "supervised"),
 }
 DRAWS = {"control_m": "matched", "control_q": "quota", "control_u": "uniform"}
 SUPERVISED = {"probe": "probe_supervised"}  # its twin for labelled images alone; else `supervised`
