@@ -31,11 +31,14 @@ class Axis(NamedTuple):
 
 
 def read_axis(text: str) -> Axis:
-    """An axis from `seed=0,1,2`, `pair=A:B+,A:B` or `quota=["voc/92", "{\\"cat\\": 3}"]`."""
+    """An axis from `seed=0,1,2`, `pair=A:B+,A:B` or `quota=["voc/92", "{\\"cat\\": 3}"]`.
+
+    One value in braces has its commas for itself: `quota={"cat": 3, "dog": 2}`.
+    """
     name, equals, values = text.partition("=")
     if not equals or not values:
         raise ValueError(f"--axis={text}: want NAME=VALUE,VALUE, such as seed=0,1,2")
-    found: Sequence = values.split(",")
+    found: Sequence = [values] if values.startswith("{") else values.split(",")
     if values.startswith("["):
         try:
             found = [value if isinstance(value, str) else repr(value)

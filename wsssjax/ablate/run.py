@@ -36,15 +36,18 @@ def open_cell(spec: str, overrides: dict[str, str], values: dict[str, str],
     arm = values["arm"]
     steps = order.build_labels(config) + order.build_selection(config)
     made = tuple(step.name for step in steps if step.name.startswith("labels_"))
+    told = {name: [title, order.sets.seen(config, name.split()[0])]
+            for name, (_, title) in order.sets.folders(config).items()}
     steps.append(order.step(config, "label_scores", functools.partial(scores.label_scores, config),
-                            ("prepare", *made), ("title",), derived=True))
+                            ("prepare", *made), {"sets": told}, derived=True))
     inputs = ["prepare", "select", *(n for n in made if n in _sets(config))]
     if arm != grid.NO_ARM:
         steps += order.build_arm(config, arm)
         own = arms.folder_name(arm)
         drawn = arms.ARMS[arm].chosen
         inputs += [f"arm_{own}", f"test_{own}", *([drawn] if drawn in arms.DRAWS else [])]
-    depends = {"arm": arm, "labelled": config.labelled.to_dict(), "listed": config.listed}
+    depends = {"arm": arm, "labelled": config.labelled.to_dict(), "listed": config.listed,
+               "supervision": scores.supervision(config, "S" if arm == grid.NO_ARM else arm)}
     steps.append(order.step(config, "row", functools.partial(scores.row, config, arm), inputs,
                             depends, derived=True))
     wanted = _needed(steps, ("row", "label_scores"))
