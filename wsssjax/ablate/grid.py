@@ -70,14 +70,20 @@ def cells(axes: Sequence[Axis]) -> list[dict[str, str]]:
 
 
 def config_of(spec: str, overrides: dict[str, str], cell: dict[str, str]):
-    """The recipe's config at a cell; its `arms` are the cell's alone."""
-    changes = dict(overrides)
+    """The recipe's config at a cell; its `arms` are the cell's alone.
+
+    An axis changes the one field that it names: the seed of the segmenter is one with that of the
+    recipe in its file, and labels would else be made anew for each seed.
+    """
+    config = configs.load(spec, overrides).copy_and_resolve_references()
+    changes = {}
     for name, value in cell.items():
         if name == "pair":
             changes["pair"] = value.replace(":", ",")
         elif name != "arm":
             changes[FIELDS.get(name, name)] = value
-    config = configs.load(spec, changes)
+    for name, value in changes.items():
+        configs.override(config, name, value)
     with config.unlocked():
         config.arms = () if cell["arm"] == NO_ARM else (cell["arm"],)
     return config
