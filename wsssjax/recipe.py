@@ -2,6 +2,8 @@
 
 Every step owns the folder `<workdir>/<step>/`: its artifact, `config.json` (written first) and
 `manifest.json` (written last, so a step without one is unfinished and goes on where it stopped).
+Of several hosts with one workdir the first decides what is to be done and does it; the others join
+in where something is trained, and wait for its manifest where not.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from wsssjax.core import files
+from wsssjax.core import files, parallel
 from wsssjax.core.config import differences, near
 
 PACKAGES = ("wsssjax", "jax", "jaxlib", "flax", "optax", "numpy")
+POLL_S = 1.0  # between two looks for what another host makes
 
 
 class Step(NamedTuple):
@@ -39,7 +42,7 @@ class Step(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What is the same for all steps of a run."""
+    """What is the same for all steps of a run. devices: of all hosts."""
 
     workdir: pathlib.Path
     classes: tuple[str, ...]
@@ -100,8 +103,9 @@ def run(steps: list[Step], context: Context, *, redo: tuple[str, ...] = (), say=
     """Runs the steps in their order; returns the names of those that had something to do.
 
     redo: steps to make again, with everything that follows from them; `all` for the lot.
-    say: takes one line of text for the person who waits.
+    say: takes one line of text for the person who waits; the first host alone calls it.
     """
+    first = parallel.process()[0] == 0
     names = [step.name for step in steps]
     for name in redo:
         if name not in (*names, "all"):
@@ -112,16 +116,36 @@ def run(steps: list[Step], context: Context, *, redo: tuple[str, ...] = (), say=
     for number, step in enumerate(steps, 1):
         folder = context.workdir / step.name
         identity = identify(step, context, done)
-        if step.name in again and folder.exists():
+        if first and step.name in again and folder.exists():
             shutil.rmtree(folder)
         done[step.name] = files.hash_value(identity)
-        if is_done(folder, step, identity):
+        todo = first and not is_done(folder, step, identity)
+        if todo:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "manifest.json").unlink(missing_ok=True)  # others wait for the new one
+        if not parallel.first_says(todo):
             continue
-        say(f"[{number}/{len(steps)}] {step.name}")
+        parallel.check_equal(folder.is_dir(), f"folder {folder}")
         inputs = {name: context.workdir / name for name in step.inputs}
-        run_step(step, folder, inputs, context, identity)
+        if first:
+            say(f"[{number}/{len(steps)}] {step.name}")
+            run_step(step, folder, inputs, context, identity)
+        elif step.batch:
+            folder.mkdir(parents=True, exist_ok=True)
+            step.run(folder, inputs)
+        else:
+            _wait_for(folder / "manifest.json")
         worked.append(step.name)
     return worked
+
+
+def _wait_for(path: pathlib.Path) -> None:
+    """Returns when the first host has written the file, however long that takes.
+
+    Should that host die, jax ends this process.
+    """
+    while not path.is_file():
+        time.sleep(POLL_S)
 
 
 def run_step(step: Step, folder: pathlib.Path, inputs: dict[str, pathlib.Path], context: Context,

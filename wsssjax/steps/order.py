@@ -177,7 +177,9 @@ def build_arm(config, name: str) -> list[recipe.Step]:
         depends["listed"] = files.hash_file(config.listed) if config.listed else ""
     train = step(config, f"arm_{own}", bind(arms.train_arm, config, arm), inputs, depends,
                  batch=config.segmenter.device_batch)
-    test = step(config, f"test_{own}", bind(arms.test_arm, config, name), ("prepare", train.name),
+    encoder = [name_ for name_ in inputs if name_ == "cam_b"]
+    test = step(config, f"test_{own}", bind(arms.test_arm, config, name),
+                ("prepare", train.name, *encoder),
                 ("segmenter",))
     out += [train, test]
     if config.submission.ids:
@@ -187,12 +189,15 @@ def build_arm(config, name: str) -> list[recipe.Step]:
 
 
 def run_recipe(config, workdir: pathlib.Path, *, redo: tuple[str, ...] = ()) -> None:
-    """Runs what is missing of the recipe and prints its table."""
+    """Runs what is missing of the recipe and prints its table. Several hosts join in one run."""
     steps = build(config)
     workdir.mkdir(parents=True, exist_ok=True)
     names = read_class_names(config.classes)
-    context = recipe.Context(workdir, names, config.seed, parallel.device_count())
+    host, hosts = parallel.process()
+    context = recipe.Context(workdir, names, config.seed, parallel.device_count() * hosts)
     todo = recipe.run(steps, context, redo=redo, say=lambda t: print(t, flush=True))
+    if host:
+        return
     if not todo:
         print("nothing to do: every step is done and unchanged")
     from rich.console import Console
