@@ -226,9 +226,11 @@ def _trainings(config: Any, wanted: Needs, data: Data, folder: pathlib.Path) -> 
     for name in config.arms:
         if name in arms.ARMS:
             arm = arms.ARMS[name]
-            own = arms.settings(config, arm)
-            if config.segmenter_encoder == "cam_b":  # its file is made, or is looked at above
-                with own.unlocked():
+            own = config.segmenter.copy_and_resolve_references()
+            with own.unlocked():
+                if arm.learns == "supervised":
+                    own.method = arms.SUPERVISED.get(own.method, "supervised")
+                if config.segmenter_encoder == "cam_b":  # its file is made, or looked at above
                     own.model.encoder_weights = config.given.cam_b or "cam_b"
             yield check_weights.training(f"arm {name}", own, data, folder,
                                          semi=arm.learns == "semi", most=arm.chosen != "all")
