@@ -1,16 +1,24 @@
-"""The module that makes an ablation's rows by hand."""
+"""The modules beside the tests: rows of an ablation made by hand, and a recipe of seconds."""
 
 import importlib.util
 import pathlib
 
 import pytest
 
-_SPEC = importlib.util.spec_from_file_location(
-    "ablations", pathlib.Path(__file__).with_name("ablations.py"))
-_MODULE = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(_MODULE)
+
+def _load(name):
+    path = pathlib.Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")
 def ablations():
-    return _MODULE
+    return _load("ablations")
+
+
+@pytest.fixture(scope="session")
+def small():
+    return _load("small")

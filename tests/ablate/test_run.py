@@ -1,0 +1,212 @@
+"""A grid from end to end on a small recipe, whose training and prediction are stand-ins."""
+
+import importlib.util
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from wsssjax.ablate import grid, run
+from wsssjax.core import files, parallel
+from wsssjax.data import label_map
+from wsssjax.evaluate import __main__ as evaluate
+from wsssjax.steps import arms
+from wsssjax.steps import labels as label_steps
+
+ROOT = pathlib.Path(__file__).parents[2]
+SEEDS = ["arm=S,M,ALL", "seed=0,1"]
+LOG = []
+
+
+@pytest.fixture(autouse=True)
+def stand_ins(monkeypatch):
+    """A training that notes its seed, and predictions that are wrong where its seed says."""
+    def train(config, out):
+        LOG.append((config.method, config.seed))
+        files.write_json(out / "weights.safetensors", [config.seed, len(
+            files.read_ids(_ids(out, config.data.labeled)))])
+        files.write_json(out / "hardware.json", {"total_steps": 7})
+
+    def predict(config, weights, photos, out, save=()):
+        rng = np.random.default_rng(files.read_json(weights))
+        for name, photo in files.photo_paths(photos).items():
+            truth = pathlib.Path(photo).parents[1] / "masks" / f"{name}.png"
+            found_hw = label_map.read(truth, 255)
+            found_hw[rng.random(found_hw.shape) < 0.3] = 0
+            label_map.write(out / f"{name}.png", np.where(found_hw == 255, 0, found_hw))
+
+    monkeypatch.setattr(arms.train, "train", train)
+    monkeypatch.setattr(arms.predict, "run", predict)
+    LOG.clear()
+
+
+def _ids(out, lines):
+    """The list as one of ids."""
+    with files.atomic(out / "ids.txt", "w") as file:
+        file.writelines(f"{pathlib.Path(line.split()[0]).stem}\n"
+                        for line in pathlib.Path(lines).read_text().splitlines())
+    return out / "ids.txt"
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory, small):
+    folder = tmp_path_factory.mktemp("labels")
+    small.write_labels(folder)
+    return folder
+
+
+@pytest.fixture
+def go(small, labels, tmp_path):
+    """(axes, …) → table; steps that were begun are in `go.said`."""
+    def call(axes, out="out", shard="0/1", work=True, **changes):
+        call.said = []
+        cells = grid.cells([grid.read_axis(text) for text in axes])
+        return run.run(small.CONFIG, small.overrides(labels, **changes), cells,
+                       str(tmp_path / out), shard=shard, work=work, say=call.said.append)
+    return call
+
+
+def kinds(said):
+    return [line.split()[-1].rpartition("-")[0] for line in said]
+
+
+def test_steps_are_shared_by_cells_and_made_once(go):
+    found = go(SEEDS)
+    made = kinds(go.said)
+    assert [made.count(name) for name in ("prepare", "labels_a", "labels_b", "select",
+                                          "label_scores")] == [1] * 5
+    assert [made.count(name) for name in ("arm_s", "arm_m", "arm_all", "control_m", "row")] \
+        == [2, 2, 2, 2, 6]
+    assert sorted(LOG) == [("supervised", 0)] * 3 + [("supervised", 1)] * 3
+    assert len(found["rows"]) == 6 and all(row["miou"] is not None for row in found["rows"])
+    assert {row["steps"] for row in found["rows"]} == {7}
+    assert go(SEEDS) == found and go.said == []  # it goes on from where it is: nothing is left
+    assert go(["arm=S,T", "seed=0"]) and kinds(go.said) == ["arm_t", "test_t", "row"]
+
+
+def test_selected_images_stay_as_seeds_change_and_drawn_ones_do_not(go, tmp_path):
+    go(SEEDS)
+
+    def lists(arm):
+        return {path.read_text() for path in tmp_path.glob(f"out/steps/arm_{arm}-*/ids.txt")}
+
+    assert len(lists("s")) == 1 == len(lists("all")) and len(lists("m")) == 2
+    assert len(list(tmp_path.glob("out/steps/select-*"))) == 1
+    assert {len(text.splitlines()) for text in lists("m")} == {
+        len(text.splitlines()) for text in lists("s")}
+
+
+def test_a_row_says_what_evaluate_says(go, tmp_path):
+    row = go(["arm=S"])["rows"][0]
+    steps = {path.name.rpartition("-")[0]: path for path in (tmp_path / "out/steps").iterdir()}
+    paths = files.read_json(steps["prepare"] / "paths.json")
+    truth = str(steps["prepare"] / paths["truth"])
+    test = evaluate.run(truth=truth, labels=str(steps["test_s"]), classes="shapes",
+                        ids=str(steps["prepare"] / paths["test"]))
+    assert (row["miou"], row["iou"]) == (test["miou"], test["iou"])
+    ids = steps["arm_s"] / "ids.txt"
+    taught = evaluate.run(truth=truth, labels=str(steps["labels_b"]), classes="shapes",
+                          ids=str(ids))
+    assert row["label_miou"] == taught["miou"]
+    chosen = files.read_ids(ids)
+    assert row["labelled"] == len(chosen) and row["supervision"] == "I+S"
+    maps = [label_map.read(steps["labels_b"] / f"{name}.png", 8) for name in chosen]
+    masks = [label_map.read(pathlib.Path(truth) / f"{name}.png", 8) for name in chosen]
+    assert row["pixels"] == sum((mask != 255).sum() for mask in masks)
+    present = [set(np.unique(x)) - {0, 255} for x in maps]
+    assert sum(row["counts"].values()) == sum(map(len, present))
+    assert row["single_class_share"] == np.mean([len(x) == 1 for x in present])
+
+
+def test_an_axis_over_the_selection_shares_the_labels(go, tmp_path):
+    found = go(["iou=foreground,mean", "arm=none,U"])
+    made = kinds(go.said)
+    assert made.count("select") == 2 and made.count("labels_a") == made.count("prepare") == 1
+    assert made.count("arm_u") == 2
+    nothing = [row for row in found["rows"] if row["cell"]["arm"] == "none"]
+    assert len(nothing) == 2
+    for row in nothing:
+        assert row["labelled"] and row["label_miou"] is not None
+        assert (row["miou"], row["steps"]) == (None, None)
+    assert {row["cell"]["iou"] for row in found["rows"]} == {"foreground", "mean"}
+
+
+def test_given_labels_name_the_step_by_their_content(go, labels, tmp_path, small):
+    go(["arm=none", "pair=A:B,B:A"])
+    assert kinds(go.said).count("labels_a") == 1 and kinds(go.said).count("select") == 2
+    small.write_labels(tmp_path / "copy")
+    go(["arm=none"], given__a=tmp_path / "copy/a")
+    assert go.said == []  # the same maps elsewhere
+    changed = min((tmp_path / "copy/a").iterdir())
+    label_map.write(changed, np.zeros_like(label_map.read(changed, 8)))
+    label_steps.content.cache_clear()  # another command would read the folder again
+    go(["arm=none"], given__a=tmp_path / "copy/a")
+    assert kinds(go.said)[0] == "labels_a" and "prepare" not in kinds(go.said)
+
+
+def test_rows_follow_what_is_told_of_the_sets(go):
+    assert go(["arm=S"])["rows"][0]["supervision"] == "I+S"
+    again = go(["arm=S"], given__seen__a="C", given__titles__a="ours")
+    assert again["rows"][0]["supervision"] == "I+S+C"
+    assert again["sets"]["A"]["method"] == "ours"
+    assert kinds(go.said) == ["label_scores", "row"]  # nothing is trained again
+
+
+def test_shards_part_the_cells_and_the_last_sees_all_rows(go):
+    first = go(SEEDS, shard="0/2")
+    assert [row["miou"] is None for row in first["rows"]] == [False, True] * 3
+    second = go(SEEDS, shard="1/2")
+    assert {row["miou"] is None for row in second["rows"]} == {False}
+    assert len(LOG) == 6
+    whole = go(SEEDS, out="whole")
+    for row, want in zip(second["rows"], whole["rows"], strict=True):
+        assert row | {"wall_s": 0} == want | {"wall_s": 0}
+
+
+def test_tables_alone_run_nothing_and_leave_gaps(go):
+    found = go(SEEDS, work=False)
+    assert go.said == [] and LOG == []
+    assert [row["miou"] for row in found["rows"]] == [None] * 6 and found["sets"] == {}
+    go(["arm=S", "seed=1"])
+    found = go(SEEDS, work=False)
+    assert [row["miou"] is not None for row in found["rows"]] == [c == ("S", 1) for c in (
+        (row["cell"]["arm"], row["cell"]["seed"]) for row in found["rows"])]
+    assert list(found["sets"]) == ["A", "B"]
+
+
+def test_the_command_writes_tables_also_with_missing_rows(small, labels, tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("ablate_tool", ROOT / "tools/ablate.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    flags = [*small.flags(labels), "--axis=arm=S,M", "--axis=seed=0,1", f"--out={tmp_path}"]
+    tool.main([*flags, "--tables_only"])
+    assert LOG == [] and (tmp_path / "grid/report.html").is_file()
+    tool.main([*flags, "--shard=0/2", "--table=protocol", "--name=mine"])
+    out = capsys.readouterr().out
+    assert "[2/2] arm_s-" in out and "arm_m" not in out
+    table = json.loads((tmp_path / "mine/table.json").read_text())
+    assert [row["miou"] is None for row in table["rows"]] == [False, True, False, True]
+    assert {path.suffix for path in (tmp_path / "mine").iterdir()} >= {".txt", ".csv", ".html"}
+    with pytest.raises(ValueError, match="--shard=2/2: want i/n with i from 0 to n - 1"):
+        tool.main([*flags, "--shard=2/2"])
+
+
+def test_a_failed_step_is_gone_on_with(go, monkeypatch):
+    train = arms.train.train
+
+    def broken(config, out):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(arms.train, "train", broken)
+    with pytest.raises(OSError, match="no space"):
+        go(["arm=S"])
+    monkeypatch.setattr(arms.train, "train", train)
+    found = go(["arm=S"])
+    assert kinds(go.said) == ["arm_s", "test_s", "row"] and found["rows"][0]["miou"] is not None
+
+
+def test_joined_hosts_are_told_to_run_apart(go, monkeypatch):
+    monkeypatch.setattr(parallel, "process", lambda: (0, 2))
+    with pytest.raises(ValueError, match="unset JAX_COORDINATOR_ADDRESS, and give every host its"):
+        go(["arm=S"])
