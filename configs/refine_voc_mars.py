@@ -48,6 +48,7 @@ def get_config(arg=""):
     c.features = ml_collections.ConfigDict()
     c.features.source = "files" if arg == "files" else "encoder"
     c.features.folder = ""  # files: where they lie; encoder: where to keep them, "" for nowhere
+    c.features.untrained = False  # true: does without weights, to see that everything runs
     # Which map: features, the last, or tap0 to tap3. EfficientNet's last ones know ImageNet's
     # classes too well, and take an animal's body from its head; so its map of stride 16 [ours].
     c.features.layer = "tap2" if light else "features"

@@ -36,6 +36,7 @@ from wsssjax.data import canvas as canvases
 from wsssjax.data import photos
 from wsssjax.models import registry
 
+NO_MATTER = ("folder", "batch", "untrained")  # fields of config.features that change none
 SETTINGS = "features.json"  # beside features that are kept: what they were made with
 SOURCES = ("encoder", "files")
 SIDE = 112  # pixels of the image that tells the shapes of parameters; a multiple of 14 and of 8
@@ -145,11 +146,11 @@ class Computed:
 
     def made_with(self) -> dict:
         """What they depend on beside those files' contents."""
-        plain = configs.to_dict(self.config)
+        plain, file = configs.to_dict(self.config), self.config.model.encoder_weights
         return {
-            **{k: v for k, v in plain["features"].items() if k not in ("folder", "batch")},
+            **{k: v for k, v in plain["features"].items() if k not in NO_MATTER},
             "model": {k: v for k, v in plain["model"].items() if k != "encoder_weights"},
-            "weights": weights.fingerprint(self.config.model.encoder_weights),
+            "weights": weights.fingerprint(file) if file else "drawn",
             "precision": plain["precision"],
             # An id alone does not tell a photo: other folders have the same names.
             "photos": sorted({str(path.resolve().parent) for path in self.paths.values()}),
@@ -203,7 +204,7 @@ def encoder(config: Any) -> tuple[Callable, tuple[int, ...]]:
 
     The rows of a call are spread over the devices of this host.
     """
-    if not config.model.encoder_weights:
+    if not config.model.encoder_weights and not config.features.untrained:
         raise ValueError("config.model.encoder_weights is empty; give --weights=FILE, those of "
                          f"{config.model.encoder}")
     parallel.set_precision(config.precision)

@@ -94,6 +94,13 @@ def labels(results: dict) -> Table | None:
     sets = results.get("labels")
     if not sets:
         return None
+    if not _scored(sets):
+        rows = tuple((name, _text(s, "method"), _text(s, "supervision"))
+                     for name, s in sets.items())
+        return Table("labels", "Pseudo-labels of the training images",
+                     ("set", "method", "supervision"), rows,
+                     "Not scored: that takes true masks of all training images. "
+                     f"{SUPERVISION_KEY}", 3)
     first = next(iter(sets))
     base = sets[first].get("miou")
     rows = tuple((name, _text(s, "method"), _text(s, "supervision"), percent(s.get("miou")),
@@ -152,6 +159,7 @@ def selection(results: dict) -> Table | None:
     if not chosen:
         return None
     base = chosen.get("random_miou")
+    scored = any(key.endswith("_miou") for key in chosen)
     named = results.get("pair") or ()
     pool = next((_supervision(results, n) for n in (*named[1:], "B+", "B", "A")
                  if n in (results.get("labels") or {})), "–")
@@ -163,13 +171,20 @@ def selection(results: dict) -> Table | None:
                                 ("rest (not selected)", "rest_miou", "–"))
         if key in chosen or key == "selected_miou")
     share = chosen.get("single_class_share")
-    note = "mIoU of the labels against true masks."
+    note = "mIoU of the labels against true masks." if scored else (
+        "Not scored: that takes true masks of all training images.")
     if share is not None:
         note += f" {percent(share)} % of the selected labels hold a single class."
     missing = chosen.get("unmet")
     if missing:
         named = ", ".join(_shortage(missing))
         note += f" Quota not met for {named}: the pool has too few images of it."
+    if not scored:
+        means = chosen.get("mean_iou") or {}
+        rows = (("selected", pool, count(chosen.get("count")), percent(means.get("selected"))),
+                ("rest (not selected)", pool, "–", percent(means.get("rest"))))
+        return Table("selection", "The selected labels", ("labels", "supervision", "images",
+                     "mean IoU of the two sets, %"), rows, note, 2)
     return Table("selection", "Quality of the selected labels",
                  ("labels", "supervision", "images", "mIoU %", "vs random"), rows, note, 2)
 
@@ -195,13 +210,20 @@ def arms(results: dict) -> Table | None:
     trained = results.get("arms")
     if not trained:
         return None
+    how = "Same steps, batch and seed; the student of the last step"
+    if not _scored(trained):
+        rows = tuple((name, _arm(name, arm), _text(arm, "supervision"), count(arm.get("labelled")))
+                     for name, arm in in_order(trained).items())
+        return Table("arms", "Segmenters", ("arm", "trained on", "supervision", "labelled"), rows,
+                     f"{how}. Not scored: that takes true masks of test images. {SUPERVISION_KEY}",
+                     3)
     base = trained.get("S", {}).get("miou")
     rows = tuple((name, _arm(name, arm), _text(arm, "supervision"), count(arm.get("labelled")),
                   percent(arm.get("miou")), "" if name == "S" else points(arm.get("miou"), base))
                  for name, arm in in_order(trained).items())
     return Table("arms", "Segmenters on the test images",
                  ("arm", "trained on", "supervision", "labelled", "mIoU %", "vs S"), rows,
-                 f"Same steps, batch and seed; the student of the last step. {SUPERVISION_KEY}", 3)
+                 f"{how}. {SUPERVISION_KEY}", 3)
 
 
 def mask_ratio(results: dict) -> Table | None:
@@ -246,6 +268,10 @@ def _rich(table: Table) -> rich.table.Table:
     for row in table.rows:
         shown.add_row(*map(text, row))
     return shown
+
+
+def _scored(entries: dict) -> bool:
+    return any(entry.get("miou") is not None for entry in entries.values())
 
 
 def _text(entry: dict, key: str) -> str:

@@ -1,0 +1,59 @@
+"""Small folders of drawn photos, laid out as VOC's devkit or as one's own photos are."""
+
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+from wsssjax.data import label_map, shapes
+from wsssjax.data.classes import SHAPES_CLASSES, VOC_CLASSES
+
+AS_VOC = [VOC_CLASSES.index({"plant": "pottedplant"}.get(name, name)) for name in SHAPES_CLASSES]
+
+
+def drawn(count, size):
+    """(id, photo u8 [h,w,3], label u8 [h,w] in SHAPES_CLASSES, its classes) of each photo."""
+    for index, (_, image_hwc, label_hw, tags_k, _) in enumerate(shapes.generate(count, size, 5)):
+        yield f"2007_{index:06d}", image_hwc, label_hw, np.flatnonzero(tags_k) + 1
+
+
+def write_lines(path: pathlib.Path, lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def voc(root: pathlib.Path, train: int, val: int, size: int = 60) -> list[str]:
+    """The ids; root: filled as VOC's devkit, with the masks of train_aug in a folder of their own.
+
+    As there, masks lie in SegmentationClass for some photos and in SegmentationClassAug for all.
+    """
+    rows, ids = ["id,tags"], []
+    for folder in ("SegmentationClass", "SegmentationClassAug"):
+        (root / folder).mkdir(parents=True)
+    (root / "JPEGImages").mkdir()
+    for index, (name, image_hwc, label_hw, found) in enumerate(drawn(train + val, size)):
+        Image.fromarray(image_hwc).save(root / "JPEGImages" / f"{name}.jpg", quality=95)
+        table = np.append(np.array(AS_VOC, np.uint8), np.full(256 - len(AS_VOC), 255, np.uint8))
+        label_map.write(root / "SegmentationClassAug" / f"{name}.png", table[label_hw])
+        if index % 2 or index >= train:
+            label_map.write(root / "SegmentationClass" / f"{name}.png", table[label_hw])
+        rows.append(f"{name},{';'.join(VOC_CLASSES[AS_VOC[k]] for k in found)}")
+        ids.append(name)
+    write_lines(root / "tags.csv", rows)
+    lists = root / "ImageSets" / "Segmentation"
+    write_lines(lists / "train_aug.txt", ids[:train])
+    write_lines(lists / "val.txt", ids[train:])
+    return ids
+
+
+def own(root: pathlib.Path, train: int, size: int = 60) -> list[str]:
+    """The ids; root: filled as a folder of photos and tags, without any mask or list."""
+    rows, ids = ["id,tags"], []
+    (root / "images").mkdir(parents=True)
+    for name, image_hwc, _, found in drawn(train, size):
+        Image.fromarray(image_hwc).save(root / "images" / f"{name}.jpg", quality=95)
+        rows.append(f"{name},{';'.join(SHAPES_CLASSES[k] for k in found)}")
+        ids.append(name)
+    write_lines(root / "tags.csv", rows)
+    write_lines(root / "classes.txt", SHAPES_CLASSES[1:])
+    return ids
