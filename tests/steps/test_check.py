@@ -335,11 +335,14 @@ def test_quotas_of_other_classes_and_of_too_few_photos(good, tmp_path, capsys):
     found = check._selection(recipe(good, select__quota_spec="voc/92"), data)
     assert not found.problems and "cat 3 of 9, " not in found.warnings[0]
     assert "wants more photos than are tagged: aeroplane 0 of 5" in found.warnings[0]
-    for spec, text in (("voc/93", "'voc/93' is unknown; did you mean 'voc/92'"), ("", "want none"),
+    for spec, text in (("voc/93", "'voc/93' is unknown; did you mean 'voc/92'"),
                        ("none", "takes all; give a quota"), ('{"kat": 1}', "'kat' is unknown")):
         found = check._selection(recipe(good, select__quota_spec=spec), data)
         assert found.problems[0].startswith(f"config.select.quota_spec={spec}: ")
         assert text in found.problems[0], found
+    empty = recipe(good, select__quota_spec="")
+    (problem,) = check._settings(empty, tmp_path).problems + check._selection(empty, data).problems
+    assert problem.startswith("config.select.quota_spec is empty: want trusted images per class")
     found = check._selection(recipe(good, select__quota_spec="voc/92"),
                              data._replace(classes=("background", "cat", "dog")))
     assert "the class 'aeroplane' is unknown" in found.problems[0]

@@ -142,6 +142,8 @@ def _selection(config: Any, data: Data) -> Finding:
     own, unmet = config.select, []
 
     def counted():
+        if not own.quota_spec:  # told as a setting
+            return
         try:
             need_k = quota.read_quota(own.quota_spec, data.classes)
         except (ValueError, OSError) as error:
@@ -151,7 +153,7 @@ def _selection(config: Any, data: Data) -> Finding:
             raise ValueError("config.select.quota_spec=none: takes all; give a quota, or "
                              "config.select.min_iou")
         unmet.extend(check_data.unmet(need_k, data))
-        return found.append("no quota" if need_k is None else f"quota {need_k.sum():,} in all, of "
+        found.append("no quota" if need_k is None else f"quota {need_k.sum():,} in all, of "
                             f"{(need_k > 0).sum()} classes")
 
     found: list[str] = []

@@ -93,7 +93,9 @@ def _read(config: Any) -> tuple[Data, list[str]]:
         own_file = pathlib.Path(config.data.root) / records.CLASSES[kind]
         classes_name = str(own_file) if kind == "folder" else records.CLASSES[kind]
     else:
-        names = _names(config.classes) or VOC_CLASSES
+        names = _names(config.classes)
+        if not names:  # told once, as a setting; other checks go on with some names
+            names, classes_name = VOC_CLASSES, "voc"
     train = found.get(config.data.train)
     return Data(names, classes_name, train, found.get(config.data.test),
                 len(train or ())), list(told)
