@@ -32,14 +32,15 @@ def get_config(arg=""):
     """The recipe of VOC or one of its trainings, where COCO differs."""
     c = stage(__file__, "paper_voc_lite.py", arg)
     c.classes = "coco"
-    for part in (c,) if arg else (c.cam_a, c.cam_b, c.segmenter):
+    recipe = arg in ("", "probe")
+    for part in (c.cam_a, c.cam_b, c.segmenter) if recipe else (c,):
         part.total_steps = 20_000            # 3.9 passes over 82,081 photos at 16 a step
         part.log_steps, part.save_steps = 100, 1_000
         part.data.workers = 2                # loader processes; the photos have full size
         if "eps" in part:
             part.eps.mix = 0.9               # as the public scripts have it for COCO
             part.eps.background_classes = ("chair", "dining table", "couch")  # predefined only
-    if arg:
+    if not recipe:
         return c
     c.title = "The paper's recipe on COCO 2014, with EfficientNet-Lite0"
     c.data.kind = "coco"

@@ -10,8 +10,10 @@ upper bound T), saliency/, tags.csv, train.txt and test.txt; see "Your own photo
 --config.weights names other weights. Every threshold below was fixed on the training photos before
 any test photo was scored.
 
-Argument: nothing for the recipe, or one of its trainings alone, with the same settings for every
-method, so that methods compare on equal ground: cam, eps, transcam, bao, or mars (the segmenter).
+Argument: nothing for the recipe; probe for the same with a probe (semi/probe.py) in the place of
+UniMatch V2, which answers in half a minute an arm; or one of its trainings alone, with the same
+settings for every method, so that methods compare on equal ground: cam, eps, transcam, bao, or mars
+(the segmenter).
 Other weights are then --config.model.encoder_weights.
 
     python tools/prepare_data.py voc --root=FOLDER --split=train
@@ -34,11 +36,14 @@ CLASSIFIERS = {"cam": 0.35, "eps": 0.3, "transcam": 0.35, "bao": 0.35}  # and th
 
 def get_config(arg=""):
     """The recipe, or the config of one training."""
-    if arg not in ("", "mars", *CLASSIFIERS):
+    if arg not in ("", "probe", "mars", *CLASSIFIERS):
         raise ValueError(f"config argument {arg!r}: want nothing for the recipe, or one of "
-                         f"{', '.join(CLASSIFIERS)}, mars")
+                         f"probe, {', '.join(CLASSIFIERS)}, mars")
     c = recipe()
-    if not arg:
+    if arg == "probe":
+        c.title = "The paper's recipe on real photos, with a probe on EfficientNet-Lite0"
+        c.segmenter = probe(c)
+    if arg in ("", "probe"):
         return c
     t = mars(c) if arg == "mars" else classifier(arg, c)
     t.classes = "voc"
@@ -99,6 +104,15 @@ def segmenter(c):
     s.data.workers = 0
     s.model.encoder_weights = c.get_ref("weights")
     s.optim.lr = 2.5e-5                  # the head runs on 40 times this
+    return s
+
+
+def probe(c):
+    """A head on features that are made once."""
+    s = stage(__file__, "semi_voc_probe.py")
+    s.seed = c.get_ref("seed")
+    s.classes = ""
+    s.model.encoder_weights = c.get_ref("weights")
     return s
 
 

@@ -17,7 +17,7 @@ from wsssjax.core.constants import IGNORE
 from wsssjax.data import label_map
 from wsssjax.evaluate import submission
 from wsssjax.select import control, store
-from wsssjax.semi import probe
+from wsssjax.semi import probe, probe_features
 from wsssjax.steps import sets
 from wsssjax.steps.labels import where
 
@@ -59,12 +59,21 @@ def draw(config, kind: str, out, inputs):
                 kind=kind)
 
 
-def settings(config, arm: Arm):
-    """The segmenter's config with the arm's trainer in it."""
+def settings(config, arm: Arm, inputs: dict):
+    """The segmenter's config with the arm's trainer, the classes and the encoder in it."""
     own = config.segmenter.copy_and_resolve_references()
-    if arm.learns == "supervised":
-        with own.unlocked():
+    with own.unlocked():
+        own.classes = where(inputs["prepare"])["classes"]
+        if arm.learns == "supervised":
             own.method = SUPERVISED.get(own.method, "supervised")
+        if config.segmenter_encoder == "cam_b":
+            made = inputs.get("cam_b")
+            own.model.encoder_weights = (str(made / "weights.safetensors") if made
+                                         else config.given.cam_b)
+        if "probe" in own and not own.probe.features:
+            # All arms share them; they belong to the photos, and so lie with these.
+            kind = files.hash_value(probe_features.made_with(own))
+            own.probe.features = str(inputs["prepare"] / f"features-{kind[:8]}")
     return own
 
 
@@ -129,16 +138,10 @@ def train_arm(config, arm: Arm, out, inputs):
                  if (name_ in chosen) == wanted]
         with files.atomic(out / f"{name}.txt", "w") as file:
             file.writelines(lines)
-    own = settings(config, arm)
+    own = settings(config, arm, inputs)
     with own.unlocked():
-        own.classes, own.data.root = paths["classes"], ""
+        own.data.root = ""
         own.data.labeled, own.data.unlabeled = str(out / "labeled.txt"), str(out / "unlabeled.txt")
-        if config.segmenter_encoder == "cam_b":
-            made = inputs.get("cam_b")
-            own.model.encoder_weights = (str(made / "weights.safetensors") if made
-                                         else config.given.cam_b)
-        if "probe" in own and not own.probe.features:
-            own.probe.features = str(inputs["prepare"] / "features")
     train.train(own, out)
 
 
@@ -146,12 +149,8 @@ def test_arm(config, name: str, out, inputs):
     """The label maps of the test photos, by the student of the last step."""
     paths = where(inputs["prepare"])
     weights = inputs[f"arm_{folder_name(name)}"] / "weights.safetensors"
-    own = settings(config, ARMS[name])
-    with own.unlocked():
-        own.classes = paths["classes"]
+    own = settings(config, ARMS[name], inputs)
     if "probe" in own:
-        with own.unlocked():
-            own.probe.features = own.probe.features or str(inputs["prepare"] / "features")
         probe.predict_folder(own, weights, paths["test_photos"], out)
         return
     predict.run(own, weights, paths["test_photos"], out, save=("labels",))
@@ -160,9 +159,7 @@ def test_arm(config, name: str, out, inputs):
 def submit(config, name: str, out, inputs):
     """The archive that the VOC test server takes: labels of config.submission's photos."""
     how = config.submission
-    own = settings(config, ARMS[name])
-    with own.unlocked():
-        own.classes = where(inputs["prepare"])["classes"]
+    own = settings(config, ARMS[name], inputs)
     ids, there = files.read_ids(how.ids), files.photo_paths(how.photos)
     files.need_ids(ids, there, how.photos, "want the photos of VOC's test set")
     photos = out / "photos.txt"

@@ -141,6 +141,9 @@ def _proposals(config) -> recipe.Step:
 
 def build_selection(config) -> list[recipe.Step]:
     """The choice, and the matched random draw that it is measured against."""
+    if not config.select.quota_spec:  # told now, not after the days that the labels take
+        raise ValueError("config.select.quota_spec is empty: want trusted images per class, such "
+                         """as '{"cat": 20, "dog": 20}'""")
     pair = tuple(sets.STEPS[name] for name in sets.pair(config))
     refined = sets.stable(config)
     choose = step(config, "select", bind(labels.select, config, pair, refined),
