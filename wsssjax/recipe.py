@@ -8,18 +8,20 @@ in where something is trained, and wait for its manifest where not.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import pathlib
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from wsssjax.core import files, parallel
 from wsssjax.core.config import differences, near
 
 PACKAGES = ("wsssjax", "jax", "jaxlib", "flax", "optax", "numpy")
+FAILED = "failed.json"  # in a step's folder: why the first of several hosts could not make it
 POLL_S = 1.0  # between two looks for what another host makes
 
 
@@ -119,32 +121,62 @@ def run(steps: list[Step], context: Context, *, redo: tuple[str, ...] = (), say=
         if first and step.name in again and folder.exists():
             shutil.rmtree(folder)
         done[step.name] = files.hash_value(identity)
-        todo = first and not is_done(folder, step, identity)
-        if todo:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "manifest.json").unlink(missing_ok=True)  # others wait for the new one
-        if not parallel.first_says(todo):
+        if not _asked(folder, step, identity):
             continue
         parallel.check_equal(folder.is_dir(), f"folder {folder}")
         inputs = {name: context.workdir / name for name in step.inputs}
         if first:
             say(f"[{number}/{len(steps)}] {step.name}")
-            run_step(step, folder, inputs, context, identity)
+            with _told(folder):
+                run_step(step, folder, inputs, context, identity)
         elif step.batch:
-            folder.mkdir(parents=True, exist_ok=True)
             step.run(folder, inputs)
         else:
-            _wait_for(folder / "manifest.json")
+            _wait_for(folder)
         worked.append(step.name)
     return worked
 
 
-def _wait_for(path: pathlib.Path) -> None:
-    """Returns when the first host has written the file, however long that takes.
+def _asked(folder: pathlib.Path, step: Step, identity: dict) -> bool:
+    """Whether there is something to do, as the first host sees it; ValueError as in `is_done`."""
+    error, answer = None, 0
+    if parallel.process()[0] == 0:
+        try:
+            answer = int(not is_done(folder, step, identity))
+        except (ValueError, OSError) as found:
+            error, answer = found, 2
+        if answer == 1:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in ("manifest.json", FAILED):
+                (folder / name).unlink(missing_ok=True)  # others wait for new ones
+    answer = parallel.first_says(answer)
+    if error:
+        raise error
+    if answer == 2:
+        raise ValueError(f"{folder}: the first host refuses what lies here")
+    return bool(answer)
 
-    Should that host die, jax ends this process.
+
+@contextlib.contextmanager
+def _told(folder: pathlib.Path) -> Iterator[None]:
+    """Leaves word of an error for the hosts that wait: jax would hold all of them for minutes."""
+    try:
+        yield
+    except Exception as error:
+        if parallel.process()[1] > 1:
+            files.write_json(folder / FAILED, str(error))
+        raise
+
+
+def _wait_for(folder: pathlib.Path) -> None:
+    """Returns when the first host has finished the step, however long that takes.
+
+    ValueError where it failed; should it die, jax ends this process.
     """
-    while not path.is_file():
+    while not (folder / "manifest.json").is_file():
+        if (folder / FAILED).is_file():
+            raise ValueError(f"{folder}: the first host failed here: "
+                             f"{files.read_json(folder / FAILED)}")
         time.sleep(POLL_S)
 
 

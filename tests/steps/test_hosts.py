@@ -104,6 +104,39 @@ def test_hosts_without_a_shared_folder_are_told(monkeypatch, tmp_path):
         parallel.check_equal(0, "folder x")
 
 
+def test_a_failure_of_the_first_host_is_told_to_those_who_wait(monkeypatch, tmp_path):
+    def fail(folder, inputs):
+        raise ValueError("no such quota")
+
+    context = recipe.Context(tmp_path, ("background", "cat"), 0, 2)
+    steps = [recipe.Step("select", fail)]
+    monkeypatch.setattr(parallel, "process", lambda: (0, 2))
+    monkeypatch.setattr(parallel, "first_says", lambda number: number)
+    monkeypatch.setattr(parallel, "check_equal", lambda number, what: None)
+    with pytest.raises(ValueError, match="^no such quota$"):
+        recipe.run(steps, context, say=lambda text: None)
+    Joined(monkeypatch, [1], lambda: pytest.fail("waits for nothing"))
+    with pytest.raises(ValueError, match="select: the first host failed here: no such quota$"):
+        recipe.run(steps, context)
+    monkeypatch.undo()
+    recipe.run([recipe.Step("select", lambda folder, inputs: None)], context, say=lambda text: None)
+    assert not (tmp_path / "select" / recipe.FAILED).exists()
+
+
+def test_a_refusal_of_the_first_host_is_that_of_all(monkeypatch, tmp_path):
+    said = []
+    context = recipe.Context(tmp_path, ("background", "cat"), 0, 2)
+    steps = [recipe.Step("a", lambda folder, inputs: None, config={"n": 1})]
+    recipe.run(steps, context, say=said.append)
+    monkeypatch.setattr(parallel, "first_says", lambda number: said.append(number) or number)
+    with pytest.raises(ValueError, match="a: made with other settings"):
+        recipe.run([steps[0]._replace(config={"n": 2})], context, say=said.append)
+    assert said[-1] == 2
+    Joined(monkeypatch, [2], lambda: pytest.fail("waits for nothing"))
+    with pytest.raises(ValueError, match="a: the first host refuses what lies here"):
+        recipe.run(steps, context)
+
+
 def test_a_step_made_again_has_no_manifest_meanwhile(tmp_path):
     """Other hosts wait for the new one."""
     def run(folder, inputs):
