@@ -19,20 +19,21 @@ class that is left out comes in as company of others alone.
 Lengths are VOC's, of 10,582 photos; with fewer lower --config.cam_b.total_steps (20,000).
 Argument: nothing for the steps of paper_voc.py, which want a GPU and under weights/ the files
 dinov2_b, conformer_small, resnet38, resnet101 and sam_vit_h_4b8939.pth; lite for those of
-paper_voc_lite.py, which run on a CPU and want `efficientnet_lite0` alone; tiny, without any
-weights, to see that photos and installation are right: its labels and scores mean nothing.
+paper_voc_lite.py, which run on a CPU and want `efficientnet_lite0` alone; scratch for those of
+quickstart.py, a small network that knows nothing but your photos: for drawings and the like; tiny,
+in a minute, to see that photos and installation are right: its labels and scores mean nothing.
 """
 
 from wsssjax.core.config import stage
 
 RECIPES = {"": ("paper_voc.py", ""), "lite": ("paper_voc_lite.py", ""),
-           "tiny": ("paper_voc.py", "tiny")}
+           "scratch": ("quickstart.py", ""), "tiny": ("paper_voc.py", "tiny")}
 
 
 def get_config(arg=""):
     """A recipe of VOC, where a folder of photos differs."""
     if arg not in RECIPES:
-        raise ValueError(f"config argument {arg!r}: want nothing, 'lite' or 'tiny'")
+        raise ValueError(f"config argument {arg!r}: want nothing, 'lite', 'scratch' or 'tiny'")
     c = stage(__file__, *RECIPES[arg])
     c.title = "From tags to a segmenter on my photos"
     c.classes = "photos/classes.txt"     # one name a line, without the background

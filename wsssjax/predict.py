@@ -33,7 +33,8 @@ def main(arguments: list[str]) -> None:
         "python -m wsssjax.predict --config=configs/semi_voc_unimatch_v2.py \\\n"
         "    --weights=runs/v2 --images=photos --out=labels")
     add = functools.partial(parser.add_argument, required=True)
-    add("--config", help="the config that trained the segmenter; --config.a.b=v changes a field")
+    add("--config", help="the config that trained the segmenter, or that of a whole recipe; "
+        "--config.a.b=v changes a field")
     add("--weights", help="exported weights (.safetensors), or the folder of the training: then "
         "its student's; weights_ema.safetensors in it is the teacher")
     add("--images", help="folder of photos (JPEG, PNG), or a list of paths")
@@ -45,8 +46,17 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--tags", default="", metavar="CSV", help="`id,tags` of the photos: pixels "
                         "become background or a class that the photo is tagged with")
     flags = parser.parse_args(plain)
-    run(config.load(flags.config, overrides), flags.weights, flags.images, flags.out,
+    run(segmenter_of(config.load(flags.config, overrides)), flags.weights, flags.images, flags.out,
         save=tuple(flags.save.split(",")), tags=flags.tags)
+
+
+def segmenter_of(settings: Any) -> Any:
+    """The config of a recipe's segmenter, with the recipe's classes; any other config as it is."""
+    if "segmenter" not in settings:
+        return settings
+    own = settings.segmenter.copy_and_resolve_references()
+    own.classes = settings.classes
+    return own
 
 
 def run(

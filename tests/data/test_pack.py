@@ -214,7 +214,7 @@ def test_shapes_for_a_recipe(tmp_path):
 def test_voc_for_a_recipe(voc_tree, tmp_path):
     from wsssjax.core import files
 
-    config = types.SimpleNamespace(kind="voc", root=str(voc_tree))
+    config = types.SimpleNamespace(kind="voc", root=str(voc_tree), train="train", test="test")
     prepare.for_recipe(config, tmp_path / "out")
     paths = files.read_json(tmp_path / "out/paths.json")
     assert paths["truth"] == str(voc_tree / "SegmentationClassAug")

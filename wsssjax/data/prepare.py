@@ -96,10 +96,10 @@ def write_folder(data: DataSet, out: str | os.PathLike) -> pathlib.Path:
 def for_recipe(config, out: str | os.PathLike) -> None:
     """Fills a recipe's first folder: data set drawn or checked, packed without truth, paths.json.
 
-    config: kind ("shapes", "voc", "folder", "coco") with root and the names of the lists that are
-    `train` and `test` (the same one twice tests on the training photos), or with train_count,
-    test_count, size and seed for "shapes".  paths.json names what later steps need; relative paths count from
-    `out`, "" = the data set has no such thing.
+    config: kind ("shapes", "voc", "image_folder", "coco") with root and the names of the lists that
+    are `train` and `test` (the same one twice tests on the training photos), or with train_count,
+    test_count, size and seed for "shapes".  paths.json names what later steps need; relative paths
+    count from `out`, "" = the data set has no such thing.
     """
     out = pathlib.Path(out).absolute()
     kind = FOLDER_KINDS.get(config.kind, config.kind)
@@ -113,7 +113,13 @@ def for_recipe(config, out: str | os.PathLike) -> None:
         root, layout = pathlib.Path(config.root).resolve(), kind
     problems: list[str] = []
     lists = ("train", "test") if kind == "shapes" else (config.train, config.test)
-    data = records.collect(layout, root, splits=dict.fromkeys(lists), tell=problems.append)
+    try:
+        data = records.collect(layout, root, splits=dict.fromkeys(lists), tell=problems.append)
+    except FileNotFoundError as error:
+        if not str(error).startswith(f"no list of split {lists[1]}: "):
+            raise
+        raise FileNotFoundError(f"{error}; or --config.data.test={lists[0]}, to test on the "
+                                "training photos") from None
     check(data, problems.append)
     raise_problems(problems, out)
     splits = {"train": data.splits[lists[0]], "test": data.splits[lists[1]]}

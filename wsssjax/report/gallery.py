@@ -20,7 +20,7 @@ GROUPS = {
     "borderline": "Borderline",
     "worst": "Worst agreement",
 }
-_SETS = (("A", "labels_a"), ("B", "labels_b"), ("B+", "labels_b_plus"))
+SETS = {"A": "labels_a", "B": "labels_b", "A+": "labels_a_plus", "B+": "labels_b_plus"}
 
 
 class Tile(NamedTuple):
@@ -64,8 +64,11 @@ def _row(run: Run, name: str) -> Row:
     names = tuple(run.results.get("classes") or (str(i) for i in range(IGNORE)))
     photo_hw3, seen, tiles = _photo(run, name), set(), []
     truth_hw = _label(_root(run, "truth_root"), name, len(names))
-    maps = [(key, _label(run.folder / folder, name, len(names))) for key, folder in _SETS]
-    maps.append(("truth", truth_hw))
+    made = run.results.get("labels") or ("A", "B", "B+")
+    maps = [(key, _label(run.folder / folder, name, len(names))) for key, folder in SETS.items()
+            if key in made]
+    if run.gallery.get("truth_root"):
+        maps.append(("truth", truth_hw))
     shapes = [m.shape for m in (photo_hw3, *(m for _, m in maps)) if m is not None]
     size_hw = figures.fit(shapes[0][:2], SIDE) if shapes else (SIDE, SIDE)
     for key, label_hw in maps:

@@ -123,10 +123,13 @@ def _rounded(values, digits: int = 5) -> list[float | None]:
     return [None if v is None or v != v else round(float(v), digits) for v in values]
 
 
-def of_run(folder: pathlib.Path, selection: Selection, image_root, truth_root) -> dict:
-    """The table for the page of a whole run, which has pictures of its own: few and small here."""
+def of_run(selection: Selection, pair, image_root, truth_root) -> dict:
+    """The table for the page of a whole run, which has pictures of its own: few and small here.
+
+    pair: folders of the two label sets that were compared, the pool last.
+    """
     where = thumbnails.sources(
-        selection, first=folder / "labels_a", pool=folder / "labels_b_plus", truth=truth_root,
+        selection, first=pair[0], pool=pair[1], truth=truth_root,
         images=image_root if image_root and pathlib.Path(image_root).is_dir() else None)
     quality_m = true_quality(selection, where) if truth_root else None
     return section(selection, where, quality_m, most=200, budget=2_500_000)

@@ -34,7 +34,7 @@ _RESULTS = {
     "selection": {
         "count": NUMBER, "quota": COUNTS, "taken": COUNTS, "counts": COUNTS,
         "selected_miou": NUMBER, "rest_miou": NUMBER, "random_miou": NUMBER,
-        "single_class_share": NUMBER,
+        "single_class_share": NUMBER, "mean_iou": {"*": NUMBER},
     },
     "arms": {"*": _SCORED | {"labelled": NUMBER, "mask_ratio": POINTS}},
 }

@@ -187,4 +187,6 @@ def _images(run: Run) -> dict | None:
         return None
     roots = [run.folder / run.gallery[key] if run.gallery.get(key) else None
              for key in ("image_root", "truth_root")]
-    return images.of_run(run.folder, read_selection.read_selection(folder), *roots)
+    names = [name for name in run.results.get("pair") or () if name in gallery.SETS]
+    pair = [run.folder / gallery.SETS[name] for name in (names if names[1:] else ("A", "B+"))]
+    return images.of_run(read_selection.read_selection(folder), pair, *roots)

@@ -136,11 +136,11 @@ def _photos(config: Any, which: str, found: tuple[Record, ...], classes) -> Find
     sample = spread(found)
     prepare.check(DataSet(class_names=classes, splits={name: tuple(sample)}), problems.append)
     known = VOC_LISTS.get(name) if config.data.kind == "voc" else None
-    other = (f"{len(found):,} photos; VOC's {name} has {known:,}",)
+    other = known not in (None, len(found))
     masks = " with their masks" if any(r.label is not None for r in sample) else ""
     return Finding(f"{which} photos", f"list {name}",
                    f"{len(found):,}; {len(sample)} of them decoded{masks}", tuple(problems),
-                   other if known and known != len(found) else ())
+                   (f"{len(found):,} photos; VOC's {name} has {known:,}",) if other else ())
 
 
 def _tags(name: str, data: Data) -> Finding:
