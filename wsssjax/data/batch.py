@@ -15,7 +15,7 @@ class Key(NamedTuple):
     """What stands under one name of a batch."""
 
     dtype: str
-    dims: str  # b image in batch, h w pixels, c colour channels, k foreground classes
+    dims: str  # b image in batch, h w pixels, p q cells, c colour, d other channels, k classes
     meaning: str
 
 
@@ -36,6 +36,10 @@ BATCH_KEYS = {
     "seed": Key("int32", "bhw", "label map to start from, on that grid"),
     "differences": Key("float32", "bmhw", "stored sigma of knowledge and advice, on some grid"),
     "photo": Key("uint8", "bhwc", "photo on that grid, colours as they are"),
+    **{f"tap{i}": Key("float16", "bpqd", "feature map of `label`'s photo; 0 is the finest")
+       for i in range(4)},
+    **{f"weak_tap{i}": Key("float16", "bpqd", "feature map of an unlabelled photo")
+       for i in range(4)},
     "row": Key("bool", "b", "False on rows that only fill the batch up"),
     "name": Key("str", "b", "image id"),
 }

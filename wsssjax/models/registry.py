@@ -27,6 +27,7 @@ from wsssjax.models import (
     dpt,
     efficientnet_lite,
     norms,
+    probe_head,
     recognise,
     resnet,
     resnet38,
@@ -138,11 +139,21 @@ def _deeplabv3plus(config, classes, backbone, dtype):
                                  norm=config.head_norm, dropout=config.head_dropout, dtype=dtype)
 
 
+def _probe(config, classes, backbone, dtype):
+    need({"model": config}, ["model.head_taps"], "config.model.decoder='probe'",
+         "semi_voc_probe.py")
+    taps = tuple(config.head_taps)
+    if not taps or list(taps) != sorted(set(taps)) or not set(taps) <= set(range(4)):
+        raise ValueError(f"config.model.head_taps is {taps}; want some of (0, 1, 2, 3), rising")
+    return probe_head.ProbeHead(classes, config.head_width, taps, dtype)
+
+
 DECODERS = {  # (config.model, number of classes, encoder, dtype) → head
     "aspp": _aspp,
     "deeplabv3plus": _deeplabv3plus,
     "dpt": _dpt,
     "largefov": _largefov,
+    "probe": _probe,
     "resnet38_head": _resnet38_head,
 }
 

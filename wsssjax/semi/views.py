@@ -56,7 +56,7 @@ def unlabelled_transforms(data: Any) -> tuple:
 def semi_loader(config: Any) -> Joined:
     """Endless batches of as many labelled as unlabelled photos, each list in its own order."""
     data = config.data
-    _check(config, data.unlabeled)
+    check(config, data.unlabeled)
     return Joined(
         labelled=_labelled(config),
         unlabelled=_loader(config, data.unlabeled, unlabelled_transforms(data), labelled=False),
@@ -65,11 +65,11 @@ def semi_loader(config: Any) -> Joined:
 
 def supervised_loader(config: Any) -> Joined:
     """Endless batches of labelled photos."""
-    _check(config, "")
+    check(config, "")
     return Joined(labelled=_labelled(config))
 
 
-def _check(config: Any, unlabeled: str) -> None:
+def check(config: Any, unlabeled: str) -> None:
     """ValueError for lists that a training would stumble over hours later, or learn wrongly."""
     labeled = config.data.labeled
     lists.check_lists(
