@@ -1,6 +1,7 @@
 """Arms: trainings of the segmenter that differ in which images are labelled, by what, and how.
 
 Every arm has the same config, number of steps, batch and seed, and its last student is tested.
+Where the config counts passes over the unlabelled photos, they are those of arm S.
 Each function below is one kind of step: (config, folder to fill, {input: its folder}).
 """
 
@@ -17,7 +18,7 @@ from wsssjax.core.constants import IGNORE
 from wsssjax.data import label_map
 from wsssjax.evaluate import submission
 from wsssjax.select import control, store
-from wsssjax.semi import probe, probe_features
+from wsssjax.semi import probe, probe_features, views
 from wsssjax.steps import sets
 from wsssjax.steps.labels import where
 
@@ -142,7 +143,23 @@ def train_arm(config, arm: Arm, out, inputs):
     with own.unlocked():
         own.data.root = ""
         own.data.labeled, own.data.unlabeled = str(out / "labeled.txt"), str(out / "unlabeled.txt")
+        own.total_steps = own.total_steps or _steps(config, own, inputs, out / "rest_of_s.txt")
     train.train(own, out)
+
+
+def _steps(config, own, inputs: dict, path: pathlib.Path) -> int:
+    """Steps of every arm where the config counts passes: those of arm S over its unlabelled photos.
+
+    path: where the list of these is written.
+    """
+    photos = files.photo_paths(where(inputs["prepare"])["train_photos"])
+    chosen = set(chosen_ids(config, ARMS["S"], inputs))
+    with files.atomic(path, "w") as file:
+        file.writelines(f"{photo}\n" for name, photo in photos.items() if name not in chosen)
+    like = own.copy_and_resolve_references()
+    with like.unlocked():
+        like.data.unlabeled = str(path)
+    return views.with_total_steps(like, unlabelled=True).total_steps
 
 
 def test_arm(config, name: str, out, inputs):

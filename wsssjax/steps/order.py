@@ -162,6 +162,11 @@ def build_arm(config, name: str) -> list[recipe.Step]:
     """Draw, training, test and, where config.submission asks for it, the archive of an arm."""
     arm = configs.choose(arms.ARMS, name, "config.arms")
     own, out = arms.folder_name(name), []
+    if arm.chosen == "listed" and not config.listed:
+        raise ValueError("config.listed is empty; arm L wants a file with the ids of its images")
+    if arm.chosen == "control_q" and config.select.quota_spec == "none":
+        raise ValueError("config.select.quota_spec=none: arm Q fills a quota; want one, or leave "
+                         "the arm out")
     if arm.chosen in arms.DRAWS and arm.chosen != "control_m":
         out.append(build_draw(config, arm.chosen))
     inputs = ["prepare"]
@@ -169,6 +174,9 @@ def build_arm(config, name: str) -> list[recipe.Step]:
         inputs.append(sets.STEPS[sets.pair(config)[1]])
     if arm.chosen in ("select", *arms.DRAWS):
         inputs.append(arm.chosen)
+    if not config.segmenter.total_steps:  # as many as arm S has
+        inputs += [name_ for name_ in ("select", sets.STEPS[sets.pair(config)[1]])
+                   if name_ not in inputs]
     if config.segmenter_encoder == "cam_b" and not config.given.cam_b:
         if config.given.b:
             raise ValueError("config.segmenter_encoder=cam_b: with config.given.b no classifier is "
@@ -177,7 +185,7 @@ def build_arm(config, name: str) -> list[recipe.Step]:
     whole = configs.to_dict(config)
     depends = {field: whole[field] for field in ("segmenter", "labelled", "seed")}
     if arm.chosen == "listed":
-        depends["listed"] = files.hash_file(config.listed) if config.listed else ""
+        depends["listed"] = files.hash_file(config.listed)
     train = step(config, f"arm_{own}", bind(arms.train_arm, config, arm), inputs, depends,
                  batch=config.segmenter.device_batch)
     encoder = [name_ for name_ in inputs if name_ == "cam_b"]

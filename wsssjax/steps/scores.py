@@ -6,11 +6,14 @@ read by a step that learns.
 
 from __future__ import annotations
 
+import pathlib
+
 import numpy as np
 
 from wsssjax import scoring
 from wsssjax.core import config as configs
-from wsssjax.core import files, metrics
+from wsssjax.core import files, metrics, threads
+from wsssjax.data import label_map
 from wsssjax.data.classes import read_class_names
 from wsssjax.evaluate import label_stats, miou
 from wsssjax.report import __main__ as report_command
@@ -86,17 +89,28 @@ def row(config, name: str, out, inputs):
     known = scoring.with_truth(paths["truth"], ids)
     found = EMPTY_ROW | {"labelled": len(ids),
                          "supervision": supervision(config, "S" if name == "none" else name)}
+    present_nk = _present(config, label_folder(config, arm, inputs), ids, len(classes))
+    found |= {"counts": dict(zip(classes[1:], map(int, present_nk.sum(0)), strict=True)),
+              "single_class_share": float((present_nk.sum(1) == 1).mean()) if ids else None}
     if known and len(known) == len(ids):
         counts = miou.folder_confusions(label_folder(config, arm, inputs), paths["truth"], ids,
                                         len(classes))
         counts[..., len(classes)] = 0  # pixels that the labels leave open teach nothing
-        stats = label_stats.stats(counts, classes)
         found |= {"label_miou": metrics.scores(counts.sum(0), classes)["miou"],
-                  "pixels": int(counts.sum()), "single_class_share": stats["single_class"],
-                  "counts": stats["images_per_class"]}
+                  "pixels": int(counts.sum())}
     if name != "none":
         found |= _tested(name, paths, classes, inputs)
     files.write_json(out / "row.json", found)
+
+
+def _present(config, folder: str, ids: list[str], num_classes: int) -> np.ndarray:
+    """Which foreground classes each label holds, bool [n, k - 1], as the selection counts them."""
+    def one(name):
+        label_hw = label_map.read(pathlib.Path(folder) / f"{name}.png", num_classes)
+        counts = np.bincount(label_hw.ravel(), minlength=num_classes)
+        return counts[1:num_classes] >= config.select.min_area
+
+    return np.array(list(threads.each(one, ids)), bool).reshape(len(ids), num_classes - 1)
 
 
 def _tested(name: str, paths: dict, classes, inputs) -> dict:
