@@ -9,7 +9,8 @@ It compares sets of labelled photos and their labels before hours are spent on a
 finds is no score of the segmenter. Trainings that share config.probe.features make them once. The
 unlabelled list is learned from too; --config.method=probe_supervised leaves it out.
 
-Nothing is published for it.
+Nothing is published for it. On two cores 25 photos a second get their features, once; a training
+with the label maps of 300 photos then takes 35 CPU seconds, 18 of a supervised one, and 1.5 GB.
 Argument: efficientnet_lite0 (default), small, base, large, giant (DINOv2).
 """
 

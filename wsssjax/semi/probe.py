@@ -11,8 +11,9 @@ CutMix), `probe_supervised` from labelled photos alone. What differs from UniMat
 * Labels, losses and boxes are on the head's grid; a cell has the class of its middle pixel.
 * The labelled loss has the criterion "ce" or "ohem" over cells.
 
-The weights it exports are those of a whole segmenter: `python -m wsssjax.predict` takes them, and
-sees photos at their own size; `predict_folder` sees them as the head learned them, from features.
+The weights it exports are those of a whole segmenter: `python -m wsssjax.predict` takes them and,
+as config.data.val does, sees photos at their own size; `predict_folder` sees them as the head
+learned them, from features.
 
 Fields of its own: config.model.head_taps, the maps in use (0 is the finest, at the fewest pixels a
 cell); config.probe: side, pixels; flip, whether mirror images are made; features, the folder where
