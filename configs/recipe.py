@@ -13,7 +13,8 @@ def get_config(arg=""):
     c = ml_collections.ConfigDict()
     c.title = ""                         # of the report
     c.check = False                      # true: look at every input, run nothing
-    c.seed = 0                           # of all that is trained; of the arms alone: segmenter.seed
+    c.seed = 0                           # of all that is trained; the axis `seed` of
+    #                                      tools/ablate.py changes it for the arms alone
     c.classes = "voc"                    # class names: voc, coco, shapes or a file
     c.arms = ("S", "M")                  # trainings of the segmenter: ARMS of wsssjax/steps/arms.py
 
@@ -40,8 +41,10 @@ def get_config(arg=""):
     c.given.titles = ml_collections.ConfigDict()  # what tables call the sets; "" for their steps
     c.given.titles.a, c.given.titles.b = "", ""
     c.given.titles.a_plus, c.given.titles.b_plus = "", ""
-    c.given.seen = ml_collections.ConfigDict()  # supervision letters of A and B, such as I+S: tags,
-    c.given.seen.a, c.given.seen.b = "", ""  # saliency, SAM, CLIP, Full; "" for what steps tell
+    c.given.seen = ml_collections.ConfigDict()  # supervision letters of sets that are given, or of
+    c.given.seen.a, c.given.seen.b = "", ""  # A's and B's classifier, such as I+S: Image tags,
+    c.given.seen.a_plus, c.given.seen.b_plus = "", ""  # Saliency, A for SAM, CLIP, Full; "" for
+    #                                      what steps tell
 
     c.finish_a = ()                      # links behind the classifier that make its labels A: crf,
     c.finish_b = ()                      # mars, sam; LINKS of wsssjax/steps/labels.py

@@ -36,8 +36,7 @@ def open_cell(spec: str, overrides: dict[str, str], values: dict[str, str],
     arm = values["arm"]
     steps = order.build_labels(config) + order.build_selection(config)
     made = tuple(step.name for step in steps if step.name.startswith("labels_"))
-    told = {name: [title, order.sets.seen(config, name.split()[0])]
-            for name, (_, title) in order.sets.folders(config).items()}
+    told = scores.told(config, [arm] if arm != grid.NO_ARM else ["S"])
     steps.append(order.step(config, "label_scores", functools.partial(scores.label_scores, config),
                             ("prepare", *made), {"sets": told}, derived=True))
     inputs = ["prepare", "select", *(n for n in made if n in _sets(config))]

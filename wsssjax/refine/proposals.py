@@ -99,6 +99,15 @@ def _check(value, path) -> dict:
     return value
 
 
+def made_by(folder: str | os.PathLike) -> str:
+    """The backend that made the proposals of a folder, by its first file; `import` for others' masks
+    and where a file does not tell."""
+    for path in sorted(pathlib.Path(folder).glob(f"*{SUFFIX}")):
+        made = read_file(path).get("by")
+        return made.get("backend", "import") if isinstance(made, dict) else "import"
+    return "import"
+
+
 def find(folder: str | os.PathLike, name: str) -> pathlib.Path | None:
     """The file or the folder that holds the masks of an id, our file first; None for neither."""
     for suffix in (SUFFIX, FOREIGN_SUFFIX):

@@ -51,7 +51,8 @@ def build(config) -> list[recipe.Step]:
         out += build_arm(config, name)
     before = tuple(s.name for s in out if not s.name.startswith("submit_"))
     fields = {"title": config.title, "arms": list(config.arms), "pair": list(config.pair),
-              "report": configs.to_dict(config.report), "seed": config.seed}
+              "report": configs.to_dict(config.report), "seed": config.seed,
+              **scores.told(config, config.arms)}
     out.append(step(config, "evaluate", bind(scores.evaluate, config), before, fields,
                     derived=True))
     out.append(step(config, "report", bind(scores.report, config), ("evaluate",), derived=True,

@@ -7,6 +7,7 @@ read by a step that learns.
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -35,17 +36,23 @@ def supervision(config, arm: str) -> str:
     pair = sets.pair(config)
     used = () if how.labels == "truth" and how.chosen == "all" else (
         pair if how.chosen in ("select", "control_m") else pair[1:])
-    return sets.seen(config, *used, full=how.labels == "truth")
+    return sets.seen(config, *used, encoder=True, full=how.labels == "truth")
+
+
+def told(config, arms: Sequence[str]) -> dict:
+    """What tables say of sets and arms beside their numbers: steps, titles, supervision."""
+    return {"sets": {name: list(made) for name, made in sets.folders(config).items()},
+            "supervision": {name: supervision(config, name) for name in arms}}
 
 
 def evaluate(config, out, inputs):
     """All scores of the run as `results.json`; only this step and true-mask arms read the truth."""
     made = sets.folders(config)
-    seen = {name: sets.seen(config, name.split()[0]) for name in made}
+    seen = {name: one.seen for name, one in made.items()}
     seen |= {name: supervision(config, name) for name in config.arms}
     results, gallery = scoring.score_run(
-        config, inputs, where(inputs["prepare"]), made, seen, {n: ARMS[n] for n in config.arms},
-        sets.pair(config))
+        config, inputs, where(inputs["prepare"]), {n: (m.step, m.title) for n, m in made.items()},
+        seen, {n: ARMS[n] for n in config.arms}, sets.pair(config))
     files.write_json(out / "gallery.json", gallery)
     files.write_json(out / "results.json", results)
 
@@ -66,8 +73,8 @@ def label_scores(config, out, inputs):
     train = files.read_ids(paths["train"])
     known = scoring.with_truth(paths["truth"], train)
     found, counts = {}, {}
-    for name, (step, title) in sets.folders(config).items():
-        entry = {"method": title, "supervision": sets.seen(config, name.split()[0])}
+    for name, (step, title, seen) in sets.folders(config).items():
+        entry = {"method": title, "supervision": seen}
         if known:
             confusions = miou.folder_confusions(inputs[step], paths["truth"], known, len(names))
             scores = metrics.scores(confusions.sum(0), names)

@@ -8,8 +8,10 @@ a folder of finished label maps in the place of any of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from wsssjax.core import config as configs
+from wsssjax.refine import proposals
 from wsssjax.steps.labels import LINKS, Link
 
 STEPS = {"A": "labels_a", "B": "labels_b", "A+": "labels_a_plus", "B+": "labels_b_plus"}
@@ -87,54 +89,91 @@ def stable(config) -> tuple[str, ...]:
     return tuple(before for before, _, _ in chain(config, pool))
 
 
-def folders(config) -> dict[str, tuple[str, str]]:
-    """{set: (step, title)} of all that is made, those between B and B+ among them."""
+class Made(NamedTuple):
+    """A label set for tables. step: that makes it.  title: `eps + CRF + proposals`.  seen:
+    supervision letters, `I+S`; `?` where finished labels came without a word."""
+
+    step: str
+    title: str
+    seen: str
+
+
+def folders(config) -> dict[str, Made]:
+    """All that is made, by its name: A, B, A+, B+, and under `B CRF` what lies between B and B+."""
     out = {}
     for name in needed(config):
-        if name.endswith("+") and not config.given[field(name)]:
-            for _, step, link in chain(config, name)[:-1]:
-                out[f"{name[0]} {link.title}"] = (step, _chained(config, name, step))
-        out[name] = (STEPS[name], title(config, name))
+        steps = [] if config.given[field(name)] or not name.endswith("+") else chain(config, name)
+        for place, (_, step, link) in enumerate(steps[:-1], 1):
+            out[f"{name[0]} {link.title}"] = _made(config, name, step, place)
+        out[name] = _made(config, name, STEPS[name], len(steps))
     return out
 
 
-def title(config, name: str) -> str:
-    """What a set is called in tables: `eps + CRF + proposals`."""
-    if config.given.titles[field(name)]:
-        return config.given.titles[field(name)]
-    if name.endswith("+"):
-        return _chained(config, name, STEPS[name])
-    if config.given[field(name)]:
-        return "given"
-    found = [config[f"cam_{side(name)}"].method]
-    return " + ".join(found + [link.title for _, _, link in finish(config, name)])
-
-
-def _chained(config, name: str, last: str) -> str:
-    found = [title(config, name[0])]
-    for _, step, link in chain(config, name):
-        sam = link is LINKS["sam"] and config.proposals.backend == "sam"
-        found.append("SAM" if sam else link.title)
-        if step == last:
-            break
-    return " + ".join(found)
-
-
-def seen(config, *names: str, full: bool = False) -> str:
-    """Supervision letters of label sets together, `I+S`; full: true masks as well."""
+def seen(config, *names: str, encoder: bool = False, full: bool = False) -> str:
+    """Supervision letters of label sets together; encoder: of the recipe's classifier of B, where
+    the segmenter's encoder comes from it; full: true masks as well."""
     found = {"F"} if full else set()
     for name in names:
-        cam = config[f"cam_{side(name)}"]
-        letters = {"I"}
-        if config.given.seen[side(name)]:
-            letters |= set(config.given.seen[side(name)].split("+"))
-        else:
-            letters |= {"S"} if reads_saliency(cam) else set()
-            letters |= {"C"} if cam.method == "clip" else set()
-        if name.endswith("+") and "sam" in config.refine and config.proposals.backend == "sam":
-            letters.add("A")
-        found |= letters
+        steps = chain(config, name) if name.endswith("+") and not config.given[field(name)] else []
+        found |= _letters(config, name, [link for _, _, link in steps])
+    if encoder and config.segmenter_encoder == "cam_b":
+        found |= _classifier_letters(config, "B")
+    return _joined(found)
+
+
+def _made(config, name: str, step: str, count: int) -> Made:
+    """The set, or what its first `count` links make of it."""
+    steps = chain(config, name)[:count] if count else []
+    links = [link for _, _, link in steps]
+    title = config.given.titles[field(name)] if step == STEPS[name] else ""
+    return Made(step, title or _title(config, name, links), _joined(_letters(config, name, links)))
+
+
+def _title(config, name: str, links: Sequence[Link]) -> str:
+    if config.given[field(name)]:
+        return "given"
+    if name.endswith("+"):
+        found = [config.given.titles[side(name)] or _title(config, name[0], ())]
+    else:
+        found, links = [config[f"cam_{side(name)}"].method], [n for _, _, n in finish(config, name)]
+    return " + ".join(found + ["SAM" if _is_sam(config, link) else link.title for link in links])
+
+
+def _letters(config, name: str, links: Sequence[Link]) -> set[str]:
+    told = config.given.seen[field(name)]
+    if config.given[field(name)]:
+        return _read_letters(told) if told else {"?"}
+    if name.endswith("+"):
+        found = _letters(config, name[0], ())
+    else:
+        found = _read_letters(told) if told else _classifier_letters(config, name)
+        links = [link for _, _, link in finish(config, name)]
+    return found | {"A" for link in links if _is_sam(config, link)}
+
+
+def _classifier_letters(config, name: str) -> set[str]:
+    cam = config[f"cam_{side(name)}"]
+    return {"I"} | ({"S"} if reads_saliency(cam) else set()) | (
+        {"C"} if cam.method == "clip" else set())
+
+
+def _read_letters(told: str) -> set[str]:
+    found = set(told.split("+"))
     for letter in found - set(LETTERS):
         raise ValueError(f"config.given.seen: {letter!r} is no letter of supervision; want some of "
                          f"{', '.join(LETTERS)} joined by +")
-    return "+".join(letter for letter in LETTERS if letter in found)
+    return found
+
+
+def _joined(letters: set[str]) -> str:
+    return "+".join(letter for letter in (*LETTERS, "?") if letter in letters)
+
+
+def _is_sam(config, link: Link) -> bool:
+    """Whether a link merges with masks of SAM. Finished masks tell it in their files; those of
+    other programs, which do not, are taken for SAM's."""
+    if "proposals" not in link.inputs:
+        return False
+    folder = config.given.proposals
+    made_by = proposals.made_by(folder) if folder else config.proposals.backend
+    return made_by in ("sam", "import")
