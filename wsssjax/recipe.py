@@ -64,10 +64,9 @@ def identify(step: Step, context: Context, done: dict[str, str]) -> dict:
         "config_hash": files.hash_value(step.config),
         "inputs": {name: done[name] for name in step.inputs},
         "classes": list(context.classes),
-        "seed": context.seed,
     }
-    if step.batch:  # only training depends on how rows are spread
-        identity |= {"devices": context.devices, "device_batch": step.batch}
+    if step.batch:  # training alone draws, and depends on how rows are spread
+        identity |= {"devices": context.devices, "device_batch": step.batch, "seed": context.seed}
     return identity
 
 

@@ -111,6 +111,9 @@ def for_recipe(config, out: str | os.PathLike) -> None:
         raise ValueError("config.data.root is empty; pass --config.data.root=FOLDER of the photos")
     else:
         root, layout = pathlib.Path(config.root).resolve(), kind
+    if len(str(root).split()) > 1 or len(str(out).split()) > 1:
+        raise ValueError(f"{out if len(str(out).split()) > 1 else root}: its path has a space, and "
+                         "lists of photos put one between photo and label; rename the folder")
     problems: list[str] = []
     lists = ("train", "test") if kind == "shapes" else (config.train, config.test)
     try:
@@ -121,6 +124,8 @@ def for_recipe(config, out: str | os.PathLike) -> None:
         raise FileNotFoundError(f"{error}; or --config.data.test={lists[0]}, to test on the "
                                 "training photos") from None
     check(data, problems.append)
+    problems += [f"{root}: no tags of training photo {record.name!r}"
+                 for record in data.splits[lists[0]] if record.tags is None]
     raise_problems(problems, out)
     splits = {"train": data.splits[lists[0]], "test": data.splits[lists[1]]}
     data = DataSet(class_names=data.class_names, splits=splits)
@@ -138,6 +143,23 @@ def for_recipe(config, out: str | os.PathLike) -> None:
             out / "context_classes.txt", (BACKGROUND_NAME, *CONTEXT_CLASSES[1:]))
     paths |= write_lists(data, out, tagged=("train",))
     files.write_json(out / "paths.json", {name: _from(path, out) for name, path in paths.items()})
+
+
+def fingerprint(kind: str, root: str, lists: Iterable[str]) -> str:
+    """Sixteen hex digits of a recipe's data set: ids, tags, and the names and sizes of all files.
+
+    Times of files do not count, so that a copy of the data set is the same one.
+    """
+    layout = FOLDER_KINDS.get(kind, kind)
+    data = records.collect(layout, root, splits=dict.fromkeys(lists), tell=lambda problem: None)
+
+    def stamp(path):
+        return path and [path.name, path.stat().st_size]
+
+    return files.hash_value([list(data.class_names), {
+        split: [[record.name, None if record.tags is None else record.tags.tolist(),
+                 *map(stamp, (record.photo, record.label, record.saliency))] for record in found]
+        for split, found in data.splits.items()}])
 
 
 def write_lists(data: DataSet, out: str | os.PathLike,

@@ -100,8 +100,8 @@ def _check(value, path) -> dict:
 
 
 def made_by(folder: str | os.PathLike) -> str:
-    """The backend that made the proposals of a folder, by its first file; `import` for others' masks
-    and where a file does not tell."""
+    """The backend that made the proposals of a folder, by its first file; `import` for masks of
+    other programs and where a file does not tell."""
     for path in sorted(pathlib.Path(folder).glob(f"*{SUFFIX}")):
         made = read_file(path).get("by")
         return made.get("backend", "import") if isinstance(made, dict) else "import"

@@ -32,26 +32,33 @@ def matched_random(classes_nk, selected_n, seed: int) -> Draw:
     classes_nk: bool, classes of each image's label, images in a fixed order (by id).
     selected_n: bool.  Partners come from all images, selected or not, each at most once and none
     its own: what differs between the two arms is Algorithm 1 alone, and a draw from the images
-    that it turned down would be worse than random. Where no image with exactly that set is left,
-    the partner is drawn from those left whose sets differ in the fewest classes; exact partners
-    are dealt out first, so that no such draw takes one away.
+    that it turned down would be worse than random. An image whose set no other one has gets one of
+    those left whose sets differ in the fewest classes.
     """
     classes_nk, selected_n = np.asarray(classes_nk, bool), np.asarray(selected_n, bool)
     rng = np.random.default_rng(seed)
-    # A random order, then always the first that fits, is a draw without replacement.
-    left = [int(i) for i in rng.permutation(len(selected_n))]
     chosen = np.flatnonzero(selected_n)
     partner_s = np.full(len(chosen), -1, np.int64)
     distance_s = np.full(len(chosen), -1, np.int64)
-    for exact in (True, False):
-        for s in rng.permutation(np.flatnonzero(partner_s < 0)):
-            apart = (classes_nk[left] != classes_nk[chosen[s]]).sum(1)
-            apart = np.where(np.array(left) == chosen[s], classes_nk.shape[1] + 1, apart)
-            nearest = int(apart.argmin())
-            if apart[nearest] > (0 if exact else classes_nk.shape[1]):
-                continue
-            distance_s[s] = apart[nearest]
-            partner_s[s] = left.pop(nearest)
+    _, group_n = np.unique(classes_nk, axis=0, return_inverse=True)
+    group_n = group_n.reshape(-1)
+    for group in np.unique(group_n[chosen]):
+        members, mine_s = np.flatnonzero(group_n == group), group_n[chosen] == group
+        if len(members) > 1:
+            drawn = rng.permutation(members)[: mine_s.sum()]
+            while (drawn == chosen[mine_s]).any():  # on average not three times
+                drawn = rng.permutation(members)[: mine_s.sum()]
+            partner_s[mine_s], distance_s[mine_s] = drawn, 0
+    # A random order, then always the first that fits, is a draw without replacement.
+    left = [int(i) for i in rng.permutation(len(selected_n)) if i not in partner_s]
+    for s in rng.permutation(np.flatnonzero(partner_s < 0)):
+        apart = (classes_nk[left] != classes_nk[chosen[s]]).sum(1)
+        apart = np.where(np.array(left) == chosen[s], classes_nk.shape[1] + 1, apart)
+        if not len(left) or apart.min() > classes_nk.shape[1]:
+            continue
+        nearest = int(apart.argmin())
+        distance_s[s] = apart[nearest]
+        partner_s[s] = left.pop(nearest)
     return Draw(partner_s, distance_s)
 
 

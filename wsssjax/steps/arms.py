@@ -54,6 +54,18 @@ def folder_name(arm: str) -> str:
     return arm.lower().replace("-", "_")
 
 
+def check_truth(config, prepared: pathlib.Path) -> None:
+    """ValueError where an arm learns from true masks that are not there."""
+    wants = [name for name in config.arms if ARMS[name].labels == "truth"]
+    paths = where(prepared)
+    there = set(label_map.folder_ids(paths["truth"])) if wants and paths["truth"] else set()
+    lacking = [name for name in files.read_ids(paths["train"]) if name not in there]
+    if wants and lacking:
+        raise ValueError(f"{config.data.root}: no true mask of training photo {lacking[0]!r} "
+                         f"({len(lacking)} lack one), which arm {wants[0]} learns from; add masks, "
+                         "or leave the arm out of config.arms")
+
+
 def draw(config, kind: str, out, inputs):
     """A random draw beside the selection; kind: see `control.DRAWS`."""
     control.run(selection=str(inputs["select"]), out=str(out), seed=config.segmenter.seed,
@@ -130,10 +142,15 @@ def labelled_pixels(labels: str, name: str) -> int:
 
 def train_arm(config, arm: Arm, out, inputs):
     """One training of the segmenter: writes the lists of the arm, then trains."""
+    check_truth(config, inputs["prepare"])
     paths = where(inputs["prepare"])
     labels = label_folder(config, arm, inputs)
     chosen = set(chosen_ids(config, arm, inputs))
     photos = files.photo_paths(paths["train_photos"])
+    if arm.learns == "semi" and len(chosen) == len(photos):
+        raise ValueError(f"config.select.quota_spec={config.select.quota_spec}: all {len(photos)} "
+                         "training photos are labelled, and this arm learns from others, too; "
+                         "lower the quota, or take arm ALL")
     for name, wanted in (("labeled", True), ("unlabeled", False)):
         lines = [f"{photo} {labels}/{name_}.png\n" for name_, photo in photos.items()
                  if (name_ in chosen) == wanted]
@@ -165,24 +182,27 @@ def _steps(config, own, inputs: dict, path: pathlib.Path) -> int:
 def test_arm(config, name: str, out, inputs):
     """The label maps of the test photos, by the student of the last step."""
     paths = where(inputs["prepare"])
+    _label(config, name, inputs, paths["test_photos"], out)
+
+
+def _label(config, name: str, inputs: dict, photos, out) -> None:
+    """Label maps of photos by an arm's last student."""
     weights = inputs[f"arm_{folder_name(name)}"] / "weights.safetensors"
     own = settings(config, ARMS[name], inputs)
     if "probe" in own:
-        probe.predict_folder(own, weights, paths["test_photos"], out)
-        return
-    predict.run(own, weights, paths["test_photos"], out, save=("labels",))
+        probe.predict_folder(own, weights, photos, out)
+    else:
+        predict.run(own, weights, photos, out, save=("labels",))
 
 
 def submit(config, name: str, out, inputs):
     """The archive that the VOC test server takes: labels of config.submission's photos."""
     how = config.submission
-    own = settings(config, ARMS[name], inputs)
     ids, there = files.read_ids(how.ids), files.photo_paths(how.photos)
     files.need_ids(ids, there, how.photos, "want the photos of VOC's test set")
     photos = out / "photos.txt"
     with files.atomic(photos, "w") as file:
         file.writelines(f"{there[name_].absolute()}\n" for name_ in ids)
-    predict.run(own, inputs[f"arm_{folder_name(name)}"] / "weights.safetensors", photos,
-                out / "labels", save=("labels",))
+    _label(config, name, inputs, photos, out / "labels")
     submission.pack(str(out / "labels"), ids, str(out / "results.tgz"), how.challenge, "test",
                     images=str(photos))

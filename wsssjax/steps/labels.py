@@ -5,7 +5,6 @@ Each function is one kind of step: (config, folder to fill, {input: its folder})
 
 from __future__ import annotations
 
-import functools
 import pathlib
 import shutil
 from collections.abc import Callable
@@ -117,47 +116,57 @@ def merge(config, labels: str, out, inputs):
                        proposals=str(inputs["proposals"]), out=str(out), **config.merge)
 
 
-def mars(config, labels: str, out, inputs):
-    """MARS of label maps: biased objects out, a segmenter that complements them, its labels.
-
-    config.mars: `debias` as refine_voc_mars.py has it, `segmenter` as semi_voc_mars.py.
-    """
+def debias(config, labels: str, out, inputs):
+    """MARS's label maps: 255 where they paint what no object looks like."""
     paths = where(inputs["prepare"])
-    debias, segmenter = (config.mars[name].copy_and_resolve_references()
-                         for name in ("debias", "segmenter"))
-    debiased = out / "debiased"
-    with debias.unlocked():
-        debias.classes = paths["classes"]
+    own = config.mars.debias.copy_and_resolve_references()
+    with own.unlocked():
+        own.classes = paths["classes"]
     refine_command.run(method="mars", labels=str(inputs[labels]), images=paths["train_photos"],
-                       tags=paths["tags"], classes=paths["classes"], config=debias,
-                       out=str(debiased))
+                       tags=paths["tags"], classes=paths["classes"], config=own, out=str(out))
+
+
+def train_mars(config, labels: str, debiased: str, out, inputs):
+    """MARS's segmenter, whose teacher gives back what debiasing took too much."""
+    paths = where(inputs["prepare"])
     pairs = out / "labels.txt"
     with files.atomic(pairs, "w") as file:
         file.writelines(f"{photo} {inputs[labels] / name}.png\n" for name, photo
                         in files.photo_paths(paths["train_photos"]).items())
-    with segmenter.unlocked():
-        segmenter.classes, segmenter.data.root = paths["classes"], ""
-        segmenter.data.labeled, segmenter.data.debiased = str(pairs), str(debiased)
-        segmenter.data.tags = paths["tags"]
-    train.train(segmenter, out / "segmenter")
-    predict.run(segmenter, out / "segmenter" / "weights_ema.safetensors", paths["train_photos"],
-                out, tags=paths["tags"])
+    own = _mars_segmenter(config, paths)
+    with own.unlocked():
+        own.data.root, own.data.labeled = "", str(pairs)
+        own.data.debiased, own.data.tags = str(inputs[debiased]), paths["tags"]
+    train.train(own, out)
+
+
+def mars_labels(config, trained: str, out, inputs):
+    """The label maps of MARS's teacher, of the tagged classes alone."""
+    paths = where(inputs["prepare"])
+    predict.run(_mars_segmenter(config, paths), inputs[trained] / "weights_ema.safetensors",
+                paths["train_photos"], out, tags=paths["tags"])
+
+
+def _mars_segmenter(config, paths: dict):
+    own = config.mars.segmenter.copy_and_resolve_references()
+    with own.unlocked():
+        own.classes = paths["classes"]
+    return own
 
 
 class Link(NamedTuple):
-    """One way to refine label maps. run: (config, labels=, out=, inputs=).  inputs: steps beside
-    `prepare` and the labels.  field: of the recipe's config, where its settings stand.  title: for
-    tables.  trains: whether the number of devices changes its result."""
+    """One way to refine label maps. run: (config, labels=, out=, inputs=); None where it takes
+    several steps, as order.py has them.  inputs: steps beside `prepare` and the labels.  field: of
+    the recipe's config, where its settings stand.  title: for tables."""
 
-    run: Callable
+    run: Callable | None
     inputs: tuple[str, ...]
     field: str
     title: str
-    trains: bool = False
 
 
 LINKS = {"crf": Link(crf, (), "crf", "CRF"),
-         "mars": Link(mars, (), "mars", "MARS", trains=True),
+         "mars": Link(None, (), "mars", "MARS"),
          "sam": Link(merge, ("proposals",), "merge", "proposals")}
 
 
@@ -170,12 +179,3 @@ def select(config, pair: tuple[str, str], refined: tuple[str, ...], out, inputs)
     select_command.run(first=first, second=pool, out=str(out), images=paths["train_photos"],
                        classes=paths["classes"], ids=paths["train"],
                        refined=[str(inputs[step]) for step in refined], **options)
-
-
-@functools.cache
-def content(folder: str, suffix: str) -> str:
-    """Sixteen hex digits of the files of a folder that end in `suffix`: names and bytes."""
-    found = sorted(pathlib.Path(folder).glob(f"*{suffix}"))
-    if not found:
-        raise FileNotFoundError(f"{folder}: no such folder, or no *{suffix} in it")
-    return files.hash_value([[p.name, files.hash_file(p)] for p in found])

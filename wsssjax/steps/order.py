@@ -18,9 +18,8 @@ import pathlib
 from wsssjax import recipe
 from wsssjax.core import config as configs
 from wsssjax.core import files, parallel
-from wsssjax.core import weights as weight_files
 from wsssjax.data.classes import read_class_names
-from wsssjax.steps import arms, labels, scores, sets
+from wsssjax.steps import arms, depends, labels, scores, sets
 
 bind = functools.partial
 
@@ -29,14 +28,15 @@ def step(config, name: str, run, inputs=(), fields=(), *, batch=0, **more) -> re
     """One step; `run`: (folder, inputs) →.  fields: of the config, what its result depends on, or
     a dict of such values.  more: see `recipe.Step`."""
     whole = configs.to_dict(config)
-    depends = fields if isinstance(fields, dict) else {field: whole[field] for field in fields}
+    found = fields if isinstance(fields, dict) else {
+        field: depends.settings(whole[field]) for field in fields}
 
     def call(out, folders):
         run(out=out, inputs=folders)
 
-    ids = "" if name in ("evaluate", "report") else "train.txt"
+    ids = "" if name in ("evaluate", "report") or name.startswith("submit_") else "train.txt"
     ids = "test.txt" if name.startswith("test_") else ids
-    return recipe.Step(name, call, tuple(inputs), depends, ids, batch, **more)
+    return recipe.Step(name, call, tuple(inputs), found, ids, batch, **more)
 
 
 def _part(config, name: str):
@@ -62,7 +62,7 @@ def build(config) -> list[recipe.Step]:
 
 def build_labels(config) -> list[recipe.Step]:
     """From the data set to the label sets that `config.pair` needs."""
-    out = [step(config, "prepare", bind(labels.prepare, config), (), ("data", "classes", "seed"))]
+    out = [step(config, "prepare", bind(_prepare, config), (), depends.data(config))]
     made = sets.needed(config)
     trained = [sets.side(n) for n in made if n in ("A", "B") and not config.given[sets.field(n)]]
     wants_saliency = any(sets.reads_saliency(config[f"cam_{s}"]) and
@@ -84,6 +84,11 @@ def build_labels(config) -> list[recipe.Step]:
     return out
 
 
+def _prepare(config, out, inputs):
+    labels.prepare(config, out, inputs)
+    arms.check_truth(config, out)
+
+
 def _base(config, name: str, mbd: bool) -> list[recipe.Step]:
     """The steps of A or B: finished labels, or a classifier, its maps, what finishes them."""
     if config.given[sets.field(name)]:
@@ -95,31 +100,47 @@ def _base(config, name: str, mbd: bool) -> list[recipe.Step]:
         out.append(step(config, cam, bind(labels.train_cam, _part(config, cam)),
                         ("prepare", *saliency), (cam, "seed"), batch=config[cam].device_batch))
     own = finish[0][0] if finish else sets.STEPS[name]
-    depends = {cam: configs.to_dict(config)[cam]}
+    found = {cam: depends.settings(configs.to_dict(config)[cam])}
     if weights:
-        depends["weights"] = weight_files.fingerprint(weights)
+        found["weights"] = depends.fingerprint(weights)
     out.append(step(config, own, bind(labels.infer_cam, _part(config, cam), weights),
-                    ("prepare",) if weights else ("prepare", cam), depends))
+                    ("prepare",) if weights else ("prepare", cam), found))
     return out + _links(config, finish)
 
 
 def _links(config, links) -> list[recipe.Step]:
-    for _, own, link in links:
+    out = []
+    for before, own, link in links:
         if link.field not in config:
             raise ValueError(f"step {own}, {link.title}: reads config.{link.field}, which this "
                              "config has not; begin with configs/paper_voc.py")
-    return [step(config, own, bind(link.run, config, before), ("prepare", before, *link.inputs),
-                 (link.field,), batch=_batch(config, link)) for before, own, link in links]
+        if link is labels.LINKS["mars"]:
+            out += _mars(config, before, own)
+        else:
+            out.append(step(config, own, bind(link.run, config, before),
+                            ("prepare", before, *link.inputs), (link.field,)))
+    return out
 
 
-def _batch(config, link) -> int:
-    return config[link.field].segmenter.device_batch if link.trains else 0
+def _mars(config, before: str, own: str) -> list[recipe.Step]:
+    """MARS of the label maps of the step `before`: debiased labels, a segmenter, its labels."""
+    debiased, trained = f"{own}_debiased", f"{own}_mars"
+    parts = depends.settings(configs.to_dict(config)["mars"])
+    return [
+        step(config, debiased, bind(labels.debias, config, before), ("prepare", before),
+             {"mars": parts["debias"]}),
+        step(config, trained, bind(labels.train_mars, config, before, debiased),
+             ("prepare", before, debiased), {"mars": parts["segmenter"]},
+             batch=config.mars.segmenter.device_batch),
+        step(config, own, bind(labels.mars_labels, config, trained), ("prepare", trained),
+             {"mars": parts["segmenter"]}),
+    ]
 
 
 def _given(config, name: str) -> recipe.Step:
     folder = config.given[sets.field(name)]
     return step(config, sets.STEPS[name], bind(labels.given, folder), ("prepare",),
-                {"given": labels.content(folder, ".png")})
+                {"given": depends.content(folder, ".png")})
 
 
 def _uses(config, made, what: str) -> bool:
@@ -136,7 +157,7 @@ def _proposals(config) -> recipe.Step:
     folder = config.given.proposals
     if folder:
         return step(config, "proposals", bind(labels.given_proposals, folder), ("prepare",),
-                    {"given": labels.content(folder, ".json.gz")})
+                    {"given": depends.content(folder, ".json.gz")})
     return step(config, "proposals", bind(labels.propose, config), ("prepare",), ("proposals",))
 
 
@@ -149,7 +170,7 @@ def build_selection(config) -> list[recipe.Step]:
     refined = sets.stable(config)
     choose = step(config, "select", bind(labels.select, config, pair, refined),
                   ("prepare", *pair, *(s for s in refined if s not in pair)),
-                  {"select": configs.to_dict(config)["select"], "pair": list(config.pair)})
+                  depends.selection(config))
     return [choose, build_draw(config, "control_m")]
 
 
@@ -184,10 +205,11 @@ def build_arm(config, name: str) -> list[recipe.Step]:
                              "trained; want weights, or --config.given.cam_b")
         inputs.append("cam_b")
     whole = configs.to_dict(config)
-    depends = {field: whole[field] for field in ("segmenter", "labelled", "seed")}
+    found = {field: depends.settings(whole[field]) for field in ("segmenter", "labelled")}
+    found |= depends.encoder(config)
     if arm.chosen == "listed":
-        depends["listed"] = files.hash_file(config.listed)
-    train = step(config, f"arm_{own}", bind(arms.train_arm, config, arm), inputs, depends,
+        found["listed"] = files.hash_file(config.listed)
+    train = step(config, f"arm_{own}", bind(arms.train_arm, config, arm), inputs, found,
                  batch=config.segmenter.device_batch)
     encoder = [name_ for name_ in inputs if name_ == "cam_b"]
     test = step(config, f"test_{own}", bind(arms.test_arm, config, name),
@@ -196,7 +218,7 @@ def build_arm(config, name: str) -> list[recipe.Step]:
     out += [train, test]
     if config.submission.ids:
         out.append(step(config, f"submit_{own}", bind(arms.submit, config, name),
-                        ("prepare", train.name), ("segmenter", "submission")))
+                        ("prepare", train.name, *encoder), ("segmenter", "submission")))
     return out
 
 
