@@ -10,7 +10,7 @@ val and 83.3 on test at quota voc/1464, of the student, from tags and SAM's mask
 
 Steps and where each may begin instead, with a folder or file of finished work:
 
-    labels_a        BAO: weights/bao.safetensors makes seeds     --config.given.a=LABELS
+    labels_a        BAO: weights/bao makes seeds                 --config.given.a=LABELS
                     (--config.given.cam_a="" trains them)
     labels_b        MARS of EPS's labels; no weights of MARS     --config.given.b=LABELS
                     were published, so its segmenter is trained
