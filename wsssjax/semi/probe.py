@@ -1,7 +1,7 @@
-"""A probe: a small head on features that a frozen encoder made once, trained in half a minute.
+"""A probe: a small head on features that a frozen encoder made once, trained in a minute or less.
 
-It answers what a whole training answers in a hundred times the time: which labelled photos and
-which labels teach better. Two methods with one config: `probe` learns from unlabelled photos too,
+It answers early what whole trainings answer: which labelled photos and which labels teach better.
+Two methods with one config: `probe` learns from unlabelled photos too,
 as UniMatch V2 does (a mean teacher labels, two views with complementary channel dropout learn, and
 CutMix), `probe_supervised` from labelled photos alone. What differs from UniMatch V2:
 
