@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from wsssjax.core import cli, crf
 from wsssjax.core.config import choose
 from wsssjax.data.classes import read_class_names
-from wsssjax.refine import propose, sam_merge
+from wsssjax.refine import proposals, propose, sam_merge
 from wsssjax.select import iou, quota, relabel
 from wsssjax.select import scores as rank
 from wsssjax.steps import arms, check_data, check_weights, order, scores, sets
@@ -87,8 +87,9 @@ def _settings(config: Any, folder: pathlib.Path) -> Finding:
 
     Files that are not there are no matter here, so something that can be read stands for each.
     """
-    for name in ("any.png", "any.json.gz", "weights.safetensors"):
+    for name in ("any.png", "weights.safetensors"):
         (folder / name).touch()
+    proposals.write(folder / "any.json.gz", (1, 1), [], {"backend": config.proposals.backend})
     own = config.copy_and_resolve_references()
     with own.unlocked():
         for name in (*GIVEN, "cam_a", "cam_b"):
@@ -122,7 +123,7 @@ def _add_arm(steps: list, config: Any, name: str) -> None:
 
 def _of_data(config: Any, wanted: Needs) -> check_data.Wanted:
     """What the recipe reads of its data set."""
-    readers = [f"cam_{s}" for s in wanted.trained if "saliency" in config[f"cam_{s}"].data]
+    readers = [f"cam_{s}" for s in wanted.trained if sets.reads_saliency(config[f"cam_{s}"])]
     own = [name for name in config.arms
            if name in arms.ARMS and arms.ARMS[name].labels == "truth"]
     return check_data.Wanted(
