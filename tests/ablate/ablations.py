@@ -12,7 +12,7 @@ def row(arm="S", seed=0, miou=0.4, *, pair=("A", "B+"), quota="voc/183", labelle
                "label_miou": 0.628, "pixels": 1000, "miou": miou, "iou": None, "absent": [],
                "steps": None if arm == "none" else 500, "wall_s": 1.0}
     axes = {"iou": "", "score": "paper", "keep": "whole", "min_iou": None,
-            "method": "unimatch_v2"}
+            "method": "unimatch_v2", "images": 0, "pixels": 0}
     for name, value in more.items():
         (entries if name in entries else axes)[name] = value
     return {"cell": {"pair": list(pair), "quota": quota, "arm": arm, "seed": seed, **axes},
@@ -20,12 +20,15 @@ def row(arm="S", seed=0, miou=0.4, *, pair=("A", "B+"), quota="voc/183", labelle
 
 
 def table(rows, **more):
-    return {"title": "tiny", "data": "shapes", "classes": CLASSES, "full_voc": False, "sets": {
-        "A": {"method": "cam", "supervision": "I", "miou": 0.378},
-        "B": {"method": "eps", "supervision": "I+S", "miou": 0.5},
-        "B+": {"method": "eps, crf, sam", "supervision": "I+S", "miou": None}},
-        "histogram": {"edges": [0, 0.5, 1], "counts": {"A": [30, 10], "B+": [0, 40]}},
-        "rows": rows} | more
+    return {"title": "tiny", "data": "shapes", "classes": CLASSES, "voc": "", "edges": [0, 0.5, 1],
+            "sets": [label_set("A", "cam", 0.378, [30, 10], supervision="I"),
+                     label_set("B", "eps", 0.5), label_set("B+", "eps, crf, sam", None, [0, 40])],
+            "rows": rows} | more
+
+
+def label_set(name, method="eps", miou=0.5, histogram=None, supervision="I+S", **cell):
+    return {"name": name, "cell": cell, "method": method, "supervision": supervision,
+            "miou": miou, "histogram": histogram}
 
 
 def grid(*, quotas=("voc/92", "voc/183"), seeds=(0, 1, 2)):

@@ -27,7 +27,8 @@ def overrides(folder: pathlib.Path, **more) -> dict[str, str]:
     quota = "{" + ", ".join(f'"{name}": 1' for name in SHAPES_CLASSES[1:]) + "}"
     changes = {
         "data.train_count": TRAIN, "data.test_count": TEST, "data.size": SIZE,
-        "given.a": folder / "a", "given.b": folder / "b", "pair": "A,B", "arms": "S",
+        "given.a": folder / "a", "given.b": folder / "b", "given.seen.a": "I",
+        "given.seen.b": "I+S", "pair": "A,B", "arms": "S",
         "select.quota_spec": quota, "segmenter_encoder": "weights",
         "segmenter.method": "supervised", "segmenter.total_steps": 2, "segmenter.log_steps": 1,
         "segmenter.save_steps": 1, "segmenter.device_batch": 2, "segmenter.data.crop": 32,
@@ -40,3 +41,15 @@ def flags(folder: pathlib.Path, **more) -> list[str]:
     """The same as flags of a command."""
     return [f"--config={CONFIG}",
             *(f"--config.{name}={value}" for name, value in overrides(folder, **more).items())]
+
+
+def grid_overrides(folder: pathlib.Path, **more) -> dict[str, str]:
+    """Changes to CONFIG for an ablation, whose arms are an axis and learn from all photos."""
+    found = overrides(folder, **({"segmenter__method": "unimatch_v2"} | more))
+    return {name: value for name, value in found.items() if name != "arms"}
+
+
+def grid_flags(folder: pathlib.Path, **more) -> list[str]:
+    """The same as flags of tools/ablate.py."""
+    return [f"--config={CONFIG}", *(f"--config.{name}={value}" for name, value in
+                                    grid_overrides(folder, **more).items())]

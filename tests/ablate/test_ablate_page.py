@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsssjax.ablate import figure, page, sheet, tables
+from wsssjax.ablate import figure, page, sheet
 from wsssjax.data.classes import VOC_CLASSES
 
 HOSTILE = "</table><script>window.bad=1</script><img src=http://evil.example/x>"
@@ -29,9 +29,9 @@ def hostile(ablations):
     rows[0]["supervision"] = HOSTILE
     rows[1]["counts"] = {HOSTILE: 3}
     rows[4]["miou"] = None
-    return ablations.table(rows, title=HOSTILE, data=HOSTILE, sets={
-        HOSTILE: {"method": HOSTILE, "supervision": "I", "miou": 0.5}},
-        histogram={"edges": [0, 0.5, 1], "counts": {HOSTILE: [1, 2], "B+": [3, 4]}})
+    return ablations.table(rows, title=HOSTILE, data=HOSTILE, sets=[
+        ablations.label_set(HOSTILE, HOSTILE, 0.5, [1, 2], "I"),
+        ablations.label_set("B+", "", None, [3, 4], "")])
 
 
 def test_the_same_rows_give_the_same_page_without_any_script(ablations):
@@ -48,8 +48,8 @@ def test_names_are_text(ablations):
     assert text.count("window.bad=1") >= 8
 
 
-def test_an_empty_ablation_says_what_is_absent():
-    text = page.make({})
+def test_an_empty_ablation_says_what_is_absent(ablations):
+    text = page.make(ablations.table([], title="", edges=[], sets=[]))
     for words in ("<h1>Ablation</h1>", "No cell trains a segmenter.", "no two arms to compare",
                   "Table 3: no cell", "Table 8: no cell", "No label set was compared"):
         assert words in text
@@ -82,14 +82,14 @@ def test_a_browser_shows_every_cell_and_asks_nobody(ablations, chromium, tmp_pat
     pytest.importorskip("websockets", reason="websockets is absent: pip install -e .[dev]")
     if chromium.find() is None:
         pytest.skip("no Chromium: apt-get install chromium")
-    table = hostile(ablations) | {"full_voc": True, "classes": list(VOC_CLASSES)}
+    table = hostile(ablations) | {"voc": "train_aug", "classes": list(VOC_CLASSES)}
     (tmp_path / "report.html").write_text(page.make(table), encoding="utf-8")
     (tmp_path / "figure1.svg").write_text(figure.svg(table), encoding="utf-8")
     with chromium.tab(tmp_path) as tab:
         tab.size(1200, 900)
         tab.open(tmp_path / "report.html")
         assert tab.js("window.bad") is None and tab.js("document.title") == HOSTILE
-        for found in map(sheet.to_table, tables.build(table).values()):
+        for found in map(sheet.to_table, page.build(table).values()):
             cells = tab.js(f"[...document.querySelectorAll('#table-{found.key} tbody tr')].map("
                            "(r) => [...r.children].map((c) => c.textContent))")
             assert cells == [list(row) for row in found.rows], found.key

@@ -11,8 +11,8 @@ from wsssjax.ablate import grid, run
 from wsssjax.core import files, parallel
 from wsssjax.data import label_map
 from wsssjax.evaluate import __main__ as evaluate
-from wsssjax.steps import arms
-from wsssjax.steps import labels as label_steps
+from wsssjax.report import tables
+from wsssjax.steps import arms, depends
 
 ROOT = pathlib.Path(__file__).parents[2]
 SEEDS = ["arm=S,M,ALL", "seed=0,1"]
@@ -60,9 +60,9 @@ def labels(tmp_path_factory, small):
 def go(small, labels, tmp_path):
     """(axes, …) → table; steps that were begun are in `go.said`."""
     def call(axes, out="out", shard="0/1", work=True, **changes):
-        call.said = []
+        call.said, call.out = [], tmp_path / out
         cells = grid.cells([grid.read_axis(text) for text in axes])
-        return run.run(small.CONFIG, small.overrides(labels, **changes), cells,
+        return run.run(small.CONFIG, small.grid_overrides(labels, **changes), cells,
                        str(tmp_path / out), shard=shard, work=work, say=call.said.append)
     return call
 
@@ -78,7 +78,8 @@ def test_steps_are_shared_by_cells_and_made_once(go):
                                           "label_scores")] == [1] * 5
     assert [made.count(name) for name in ("arm_s", "arm_m", "arm_all", "control_m", "row")] \
         == [2, 2, 2, 2, 6]
-    assert sorted(LOG) == [("supervised", 0)] * 3 + [("supervised", 1)] * 3
+    assert sorted(LOG) == [("supervised", seed) for seed in (0, 1)] + [
+        ("unimatch_v2", seed) for seed in (0, 0, 1, 1)]
     assert len(found["rows"]) == 6 and all(row["miou"] is not None for row in found["rows"])
     assert {row["steps"] for row in found["rows"]} == {7}
     assert go(SEEDS) == found and go.said == []  # it goes on from where it is: nothing is left
@@ -140,7 +141,7 @@ def test_given_labels_name_the_step_by_their_content(go, labels, tmp_path, small
     assert go.said == []  # the same maps elsewhere
     changed = min((tmp_path / "copy/a").iterdir())
     label_map.write(changed, np.zeros_like(label_map.read(changed, 8)))
-    label_steps.content.cache_clear()  # another command would read the folder again
+    depends.content.cache_clear()  # another command would read the folder again
     go(["arm=none"], given__a=tmp_path / "copy/a")
     assert kinds(go.said)[0] == "labels_a" and "prepare" not in kinds(go.said)
 
@@ -149,7 +150,7 @@ def test_rows_follow_what_is_told_of_the_sets(go):
     assert go(["arm=S"])["rows"][0]["supervision"] == "I+S"
     again = go(["arm=S"], given__seen__a="C", given__titles__a="ours")
     assert again["rows"][0]["supervision"] == "I+S+C"
-    assert again["sets"]["A"]["method"] == "ours"
+    assert [(s["name"], s["method"]) for s in again["sets"]] == [("A", "ours"), ("B", "given")]
     assert kinds(go.said) == ["label_scores", "row"]  # nothing is trained again
 
 
@@ -167,19 +168,64 @@ def test_shards_part_the_cells_and_the_last_sees_all_rows(go):
 def test_tables_alone_run_nothing_and_leave_gaps(go):
     found = go(SEEDS, work=False)
     assert go.said == [] and LOG == []
-    assert [row["miou"] for row in found["rows"]] == [None] * 6 and found["sets"] == {}
+    assert [row["miou"] for row in found["rows"]] == [None] * 6 and found["sets"] == []
     go(["arm=S", "seed=1"])
     found = go(SEEDS, work=False)
     assert [row["miou"] is not None for row in found["rows"]] == [c == ("S", 1) for c in (
         (row["cell"]["arm"], row["cell"]["seed"]) for row in found["rows"])]
-    assert list(found["sets"]) == ["A", "B"]
+    assert [s["name"] for s in found["sets"]] == ["A", "B"]
 
 
-def test_the_command_writes_tables_also_with_missing_rows(small, labels, tmp_path, capsys):
+def test_label_sets_of_every_axis_stand_in_the_table(go, labels, tmp_path, small):
+    """Two sets B, one A: B is told by the axis in which it differs, A stands once."""
+    small.write_labels(tmp_path / "copy")
+    changed = min((tmp_path / "copy/b").iterdir())
+    label_map.write(changed, np.zeros_like(label_map.read(changed, 8)))
+    found = go([f"given.b={labels / 'b'},{tmp_path / 'copy/b'}", "arm=none", "quota=none",
+                "min_iou=0.1,0.2"])
+    assert [(s["name"], s["cell"]) for s in found["sets"]] == [
+        ("A", {}), ("B", {"given.b": str(labels / "b")}),
+        ("B", {"given.b": str(tmp_path / "copy/b")})]
+    one, other = (s for s in found["sets"] if s["name"] == "B")
+    assert one["miou"] != other["miou"] and one["histogram"] != other["histogram"]
+    swapped = go(["pair=A:B,B:A", "arm=none"])  # the same sets
+    assert [(s["name"], s["cell"]) for s in swapped["sets"]] == [("A", {}), ("B", {})]
+
+
+def test_a_behind_a_crf_is_a_set_of_its_own(small, labels, tmp_path):
+    config = grid.config_of(small.CONFIG, small.grid_overrides(labels, given__a=""),
+                            {"finish_a": "crf", "arm": "none"})
+    assert run._name(config, "A") == "A + CRF" and run._name(config, "B") == "B"
+    given = grid.config_of(small.CONFIG, small.grid_overrides(labels),
+                           {"finish_a": "crf", "arm": "none"})
+    assert run._name(given, "A") == "A"  # finished labels: nothing is done to them
+
+
+def test_full_voc_is_known_by_its_ids(go, monkeypatch):
+    assert go(["arm=none"])["voc"] == ""
+    made = files.read_json(next(go.out.glob("steps/label_scores-*/scores.json")))
+    monkeypatch.setattr(run, "VOC", {made["train_hash"]: "train_aug"})
+    assert go(["arm=none"])["voc"] == ""  # other test photos
+    monkeypatch.setattr(run, "VOC_VAL", made["test_hash"])
+    assert go(["arm=none"])["voc"] == "train_aug"
+
+
+@pytest.mark.parametrize("name", ["train", "train_aug", "val"])
+def test_ids_of_full_voc(shared, name):
+    found = files.hash_ids(sorted(files.read_ids(shared / f"data/voc/{name}.txt")))
+    assert (run.VOC_VAL if name == "val" else {v: k for k, v in run.VOC.items()}[name]) == found
+
+
+@pytest.fixture(scope="module")
+def tool():
     spec = importlib.util.spec_from_file_location("ablate_tool", ROOT / "tools/ablate.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    flags = [*small.flags(labels), "--axis=arm=S,M", "--axis=seed=0,1", f"--out={tmp_path}"]
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_command_writes_tables_also_with_missing_rows(small, labels, tmp_path, capsys, tool):
+    flags = [*small.grid_flags(labels), "--axis=arm=S,M", "--axis=seed=0,1", f"--out={tmp_path}"]
     tool.main([*flags, "--tables_only"])
     assert LOG == [] and (tmp_path / "grid/report.html").is_file()
     tool.main([*flags, "--shard=0/2", "--table=protocol", "--name=mine"])
@@ -188,8 +234,36 @@ def test_the_command_writes_tables_also_with_missing_rows(small, labels, tmp_pat
     table = json.loads((tmp_path / "mine/table.json").read_text())
     assert [row["miou"] is None for row in table["rows"]] == [False, True, False, True]
     assert {path.suffix for path in (tmp_path / "mine").iterdir()} >= {".txt", ".csv", ".html"}
+    assert (tmp_path / "mine/paired.csv").is_file() and (tmp_path / "mine/figure1.svg").is_file()
+    for name in ("notes.txt", "table9.csv"):
+        (tmp_path / f"mine/{name}").touch()
+    # The same name for another grid: what that does not fill goes, what others wrote stays.
+    tool.main([*small.grid_flags(labels), "--axis=arm=none", "--table=6", f"--out={tmp_path}",
+               "--tables_only", "--name=mine", "--axis=min_iou=0", "--axis=pair=A:B"])
+    assert capsys.readouterr().out.startswith("table6: no cell of the grid fills it\n")
+    assert {path.name for path in (tmp_path / "mine").iterdir()} == {
+        "table.json", "report.html", "notes.txt", "table9.csv", "figure1.svg",
+        *(f"{key}.{kind}" for key in ("table4", "figure1") for kind in ("txt", "csv"))}
     with pytest.raises(ValueError, match="--shard=2/2: want i/n with i from 0 to n - 1"):
         tool.main([*flags, "--shard=2/2"])
+
+
+def test_check_looks_at_the_inputs_and_runs_nothing(small, labels, tmp_path, capsys, tool):
+    flags = [*small.grid_flags(labels), "--axis=arm=S,T", f"--out={tmp_path / 'out'}",
+             "--config.check=true"]
+    tool.main(flags)
+    assert "ok" in capsys.readouterr().out and not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="1 problem in the inputs"):
+        tool.main([*flags, f"--config.given.a={tmp_path / 'nowhere'}"])
+    assert str(tmp_path / "nowhere") in capsys.readouterr().out and LOG == []
+
+
+def test_its_help_tells_every_arm(capsys, tool):
+    with pytest.raises(SystemExit):
+        tool.main(["--help"])
+    out = capsys.readouterr().out
+    assert all(f"  {name:6} {text}\n" in out for name, text in tables.ARMS.items())
+    assert set(tables.ARMS) == set(arms.ARMS)
 
 
 def test_a_failed_step_is_gone_on_with(go, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from wsssjax.ablate.check import checked
+from wsssjax.ablate.cells import shown
 from wsssjax.ablate.sheet import COUNT, Column, Sheet, to_text
 from wsssjax.report import charts
 
@@ -22,28 +22,25 @@ _STYLE = ("text{font:11px system-ui,sans-serif;fill:#5c5c5c}.name{font-weight:60
 def sheet(table: dict) -> Sheet | None:
     """The counts, a row for each range of IoU, a column for each label set; None without any. As
     text it is bars of characters."""
-    table = checked(table)
-    histogram = table["histogram"]
-    if not histogram:
+    sets = _counted(table)
+    if not sets:
         return None
-    edges, counts = histogram["edges"], histogram["counts"]
-    rows = tuple((low, high, *(values[i] for values in counts.values())) for i, (low, high) in
-                 enumerate(zip(edges, edges[1:], strict=False)))
+    rows = tuple((low, high, *(s["histogram"][i] for s in sets))
+                 for i, (low, high) in enumerate(_ranges(table)))
     columns = (Column("from", "IoU from", "ratio"), Column("to", "to", "ratio"),
-               *(Column(name, _named(table, name), COUNT) for name in counts))
+               *(Column(" ".join((s["name"], *_axes(s))), _named(s), COUNT) for s in sets))
     return Sheet(KEY, TITLE, columns, rows, "IoU of each label with the true mask, of the training "
-                 "images. In brackets: method and supervision.", _bars(table, histogram))
+                 "images. In brackets: method and supervision.", _bars(table, sets))
 
 
-def _bars(table: dict, histogram: dict) -> str:
+def _bars(table: dict, sets: list[dict]) -> str:
     """The histogram as bars of characters, a block for each label set."""
-    edges, counts = histogram["edges"], histogram["counts"]
-    most = max((max(values) for values in counts.values()), default=0)
+    most = max(max(s["histogram"]) for s in sets)
     blocks = []
-    for name, values in counts.items():
+    for s in sets:
         rows = tuple((f"{low:.3g} to {high:.3g}", value, "#" * _length(value, most))
-                     for low, high, value in zip(edges, edges[1:], values, strict=False))
-        block = Sheet(KEY, f"{TITLE}: {_named(table, name)}",
+                     for (low, high), value in zip(_ranges(table), s["histogram"], strict=True))
+        block = Sheet(KEY, f"{TITLE}: {_named(s)}",
                       (Column("iou", "IoU"), Column("labels", "labels", COUNT)),
                       tuple(row[:2] for row in rows))
         lines = to_text(block).splitlines()
@@ -55,15 +52,13 @@ def _bars(table: dict, histogram: dict) -> str:
 
 def drawn(table: dict) -> list[tuple[str, str]]:
     """(label set with its method and supervision, SVG for a page with the report's style)."""
-    table = checked(table)
-    histogram = table["histogram"]
-    if not histogram:
-        return []
-    top = max(max(values) for values in histogram["counts"].values())
-    return [(_named(table, name), charts.histogram(
-        histogram["edges"], {name: values}, x="IoU with the truth", y="labels", top=top or 1,
-        first_color=i, label=f"Histogram of the IoU of label set {name} with the truth"))
-        for i, (name, values) in enumerate(histogram["counts"].items())]
+    sets = _counted(table)
+    top = max((max(s["histogram"]) for s in sets), default=0)
+    return [(_named(s), charts.histogram(
+        table["edges"], {s["name"]: s["histogram"]}, x="IoU with the truth", y="labels",
+        top=top or 1, first_color=i,
+        label=f"Histogram of the IoU of label set {s['name']} with the truth"))
+        for i, s in enumerate(sets)]
 
 
 def svg(table: dict) -> str:
@@ -87,10 +82,23 @@ def svg(table: dict) -> str:
             f'<rect width="{width}" height="{height}" fill="#fff"/>{"".join(parts)}</svg>\n')
 
 
-def _named(table: dict, name: str) -> str:
-    entry = table["sets"].get(name) or {}
-    told = ", ".join(filter(None, (entry.get("method"), entry.get("supervision"))))
-    return f"{name} ({told})" if told else name
+def _counted(table: dict) -> list[dict]:
+    """The label sets that were compared with the truth."""
+    return [s for s in table["sets"] if s["histogram"]]
+
+
+def _ranges(table: dict) -> list[tuple[float, float]]:
+    return list(zip(table["edges"], table["edges"][1:], strict=False))
+
+
+def _named(s: dict) -> str:
+    told = ", ".join(filter(None, (*_axes(s), s["method"], s["supervision"])))
+    return f"{s['name']} ({told})" if told else s["name"]
+
+
+def _axes(s: dict) -> list[str]:
+    """`finish_a crf`: what tells the set from others of its name."""
+    return [f"{name} {shown(value, name)}" for name, value in s["cell"].items()]
 
 
 def _length(value: float, most: float) -> int:

@@ -1,13 +1,15 @@
-"""A table whose cells are still numbers: shown as text and on a page, or written as CSV."""
+"""A table whose cells are still numbers: its columns, its notes, and it as text and as CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
+import statistics
 import textwrap
 from typing import NamedTuple
 
-from wsssjax.ablate.paired import Stat
+from wsssjax.ablate import cells
+from wsssjax.ablate.cells import Stat
 from wsssjax.report import tables
 
 WORD, COUNT, SHARE, POINTS, RATIO = "word", "count", "share", "points", "ratio"
@@ -33,6 +35,12 @@ class Sheet(NamedTuple):
     rows: tuple[tuple, ...]
     note: str = ""  # a line each
     drawing: str = ""  # what a terminal shows instead of the cells
+
+
+SUPERVISION = Column("supervision", "supervision")
+MIOU = Column("miou", "mIoU %", SHARE, stat=True)
+LABEL_MIOU = Column("label_miou", "label mIoU %", SHARE, stat=True)
+SPREAD = "± is the sample standard deviation over seeds; (2 of 3): seeds that have run."
 
 
 def to_table(sheet: Sheet) -> tables.Table:
@@ -64,15 +72,15 @@ def to_text(sheet: Sheet, width: int = TEXT_WIDTH) -> str:
     if sheet.drawing:
         return sheet.drawing
     table = to_table(sheet)
-    cells = [[_printable(cell) for cell in row] for row in (table.columns, *table.rows)]
-    sizes = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    texts = [[_printable(cell) for cell in row] for row in (table.columns, *table.rows)]
+    sizes = [max(map(len, column)) for column in zip(*texts, strict=True)]
     heads = list(range(table.heads))
     lines = [_printable(table.title)]
     for block in _blocks(sizes, table.heads, width):
         at = heads + block
         rule = "  ".join("-" * sizes[i] for i in at)
         lines += ["", *("  ".join(row[i].ljust(sizes[i]) if i in heads else row[i].rjust(sizes[i])
-                                  for i in at).rstrip() for row in cells)]
+                                  for i in at).rstrip() for row in texts)]
         lines.insert(len(lines) - len(table.rows), rule)
     if table.note:
         lines.append("")
@@ -141,3 +149,69 @@ def _plain(value, kind: str):
 
 def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+# ---- what tables share ----------------------------------------------------------------------
+
+
+def title(text: str, rows: list[dict], field: str = "miou") -> str:
+    """The text, and how many of the rows have a value where not all do."""
+    done = sum(row[field] is not None for row in rows)
+    return text if done == len(rows) else f"{text} ({done} of {len(rows)} cells done)"
+
+
+def lines(*parts: str) -> str:
+    """A note of those parts that say something, a line each."""
+    return "\n".join(filter(None, parts))
+
+
+def all_have(found: list, but: tuple[str, ...] = ()) -> str:
+    """A sentence on what all cells of a table have in common."""
+    text = cells.fixed(found, but)
+    return f"All rows: {text}." if text else ""
+
+
+def axis_columns(axes: list[str]) -> tuple[Column, ...]:
+    heads = [cells.HEADS.get(name, name) for name in axes]
+    return tuple(Column(head.replace(" ", "_"), head) for head in heads)
+
+
+def supervision(*by_seed: dict) -> str | None:
+    """The supervision of the rows, different ones apart: `I+S`, `I+S / F`."""
+    letters = dict.fromkeys(row["supervision"] for rows in by_seed for row in rows.values()
+                            if row["supervision"])
+    return " / ".join(letters) or None
+
+
+def arm_name(arm: str) -> str:
+    """The arm in few words, where it stands for labels without selection."""
+    return {"L": "L, a given list of images",
+            "U": "U, a random draw of equal size"}[arm]
+
+
+def arms_told(arms: list[str]) -> str:
+    """What each of the arms trains on, as a sentence."""
+    told = [f"{arm}: {text}" for arm, text in tables.ARMS.items() if arm in arms]
+    return f"Arms: {'; '.join(told)}." if told else ""
+
+
+def class_names(table: dict, rows: list[dict]) -> list[str]:
+    """The classes but the background, and what else the rows count."""
+    names = table["classes"][1:]
+    return names + sorted({name for row in rows for name in row["counts"] or ()} - set(names))
+
+
+def counts(by_seed: dict, names: list[str]) -> list[float | None]:
+    """Images of each class, a mean where seeds differ; None where nothing is known."""
+    known = [row["counts"] for row in by_seed.values() if row["counts"] is not None]
+    return [whole(statistics.fmean(c.get(name, 0) for c in known)) if known else None
+            for name in names]
+
+
+def whole(value: float) -> float:
+    """The number as an integer where it is one."""
+    return int(value) if value == int(value) else value
+
+
+def count_columns(names: list[str]) -> tuple[Column, ...]:
+    return tuple(Column(name, name, COUNT) for name in names)

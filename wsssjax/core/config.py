@@ -94,8 +94,8 @@ def _parse(old, text: str, name: str):
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError):
-            if not old and text:
-                return tuple(text.split(","))
+            if not old:
+                return tuple(t for t in text.split(",") if t)
             raise wrong("a list, such as 1,2") from None
         return tuple(value) if isinstance(value, (tuple, list)) else (value,)
     try:

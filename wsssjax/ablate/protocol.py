@@ -1,15 +1,19 @@
-"""Every table of an ablation; made here: the protocol's arms, and arms compared seed by seed."""
+"""The protocol's tables: the arms, their labelled images by class, and arms compared by seed."""
 
 from __future__ import annotations
 
-from wsssjax.ablate import figure, paired, slices
-from wsssjax.ablate import paper_tables as paper
-from wsssjax.ablate.check import checked
-from wsssjax.ablate.paired import Group, over_seeds
-from wsssjax.ablate.parts import (
+from wsssjax.ablate import cells
+from wsssjax.ablate.cells import Group, over_seeds, rows_of, trained
+from wsssjax.ablate.sheet import (
+    COUNT,
     LABEL_MIOU,
+    POINTS,
+    RATIO,
+    SHARE,
     SPREAD,
     SUPERVISION,
+    Column,
+    Sheet,
     all_have,
     arms_told,
     axis_columns,
@@ -17,37 +21,10 @@ from wsssjax.ablate.parts import (
     count_columns,
     counts,
     lines,
-    rows_of,
     supervision,
     title,
-    trained,
 )
-from wsssjax.ablate.sheet import COUNT, POINTS, RATIO, SHARE, Column, Sheet, to_csv, to_text
 from wsssjax.report.tables import SUPERVISION_KEY, count
-
-__all__ = ["build", "done", "to_csv", "to_text"]
-
-def build(table: dict) -> dict[str, Sheet]:
-    """Every table that the rows of an ablation can fill, by key, in reading order.
-
-    table: see `check.checked`, which raises for what is no table. The keys are protocol,
-    class_counts, paired, ratios, table3 … table8 and figure1.
-    """
-    table = checked(table)
-    groups = paired.groups(table["rows"])
-    found = (protocol(groups), class_counts(table, groups), differences(groups), ratios(groups),
-             paper.table3(table), paper.table4(table), paper.table5(table, groups),
-             paper.table6(table), paper.table7(table, groups), paper.table8(table, groups),
-             figure.sheet(table))
-    return {sheet.key: sheet for sheet in found if sheet is not None}
-
-
-def done(rows: list[dict]) -> tuple[int, int]:
-    """(cells with a result, cells). The result of a cell is its mIoU; of a selection that nothing
-    is trained on, the number of its images."""
-    has = [row["labelled" if row["cell"]["arm"] == paired.NONE else "miou"] is not None
-           for row in rows]
-    return sum(has), len(has)
 
 
 def protocol(groups: list[Group]) -> Sheet | None:
@@ -55,8 +32,8 @@ def protocol(groups: list[Group]) -> Sheet | None:
     arms = trained(groups)
     if not arms:
         return None
-    axes = slices.varying([group for group, _ in arms])
-    rows = tuple((*slices.values(group.cell, axes), arm, supervision(group.arms[arm]),
+    axes = cells.varying([group for group, _ in arms])
+    rows = tuple((*cells.values(group.cell, axes), arm, supervision(group.arms[arm]),
                   *(over_seeds(group.arms[arm], field) for field in
                     ("labelled", "single_class_share", "label_miou", "miou")))
                  for group, arm in arms)
@@ -81,9 +58,9 @@ def class_counts(table: dict, groups: list[Group]) -> Sheet | None:
             if any(row["counts"] for row in group.arms[arm].values())]
     if not arms:
         return None
-    axes = slices.varying([group for group, _ in arms])
+    axes = cells.varying([group for group, _ in arms])
     names = class_names(table, rows_of(arms))
-    rows = tuple((*slices.values(group.cell, axes), arm, over_seeds(group.arms[arm], "labelled"),
+    rows = tuple((*cells.values(group.cell, axes), arm, over_seeds(group.arms[arm], "labelled"),
                   *counts(group.arms[arm], names)) for group, arm in arms)
     return Sheet("class_counts", "Labelled images by class and arm",
                  (*axis_columns(axes), Column("arm", "arm"),
@@ -95,7 +72,7 @@ def class_counts(table: dict, groups: list[Group]) -> Sheet | None:
 def differences(groups: list[Group]) -> Sheet | None:
     """S minus the other arms, seed by seed."""
     return _comparisons("paired", "S minus the other arms, paired by seed", groups,
-                        paired.DIFFERENCES, paired.difference, "−",
+                        cells.DIFFERENCES, cells.difference, "−",
                         Column("difference", "mean ± sd", POINTS, stat=True),
                         "In points of test mIoU, over the seeds that both arms have.")
 
@@ -103,7 +80,7 @@ def differences(groups: list[Group]) -> Sheet | None:
 def ratios(groups: list[Group]) -> Sheet | None:
     """S as a share of the arms with true masks, seed by seed."""
     return _comparisons("ratios", "S as a share of true masks, paired by seed", groups,
-                        paired.RATIOS, paired.ratio, "/",
+                        cells.RATIOS, cells.ratio, "/",
                         Column("ratio", "mean ± sd", RATIO, stat=True),
                         "Ratio of the test mIoU, over the seeds that both arms have; the mean is "
                         "that of the ratios.")
@@ -115,16 +92,16 @@ def _comparisons(name, text, groups, arms, compare, sign, column, note) -> Sheet
              if set(pair) <= set(group.arms)]
     if not found:
         return None
-    axes = slices.varying([group for group, _ in found])
+    axes = cells.varying([group for group, _ in found])
     seeds = list(dict.fromkeys(seed for group, c in found for arm in (c.first, c.second)
                                for seed in group.arms[arm]))
     seeds.sort(key=lambda seed: (seed is not None, seed or 0))
     rows = []
     for group, c in found:
         value = dict(c.stat.values)
-        rows.append((*slices.values(group.cell, axes), f"{c.first} {sign} {c.second}",
+        rows.append((*cells.values(group.cell, axes), f"{c.first} {sign} {c.second}",
                      supervision(group.arms[c.first], group.arms[c.second]),
-                     paired.told(c.missing), c.stat, *map(value.get, seeds)))
+                     cells.told(c.missing), c.stat, *map(value.get, seeds)))
     used = {id(row): row for group, c in found for row in
             rows_of([(group, c.first), (group, c.second)])}
     return Sheet(name, title(text, list(used.values())),
