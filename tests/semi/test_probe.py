@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -137,7 +138,7 @@ def test_another_photo_of_the_same_id_has_features_of_its_own(world, kept, tmp_p
 
 @pytest.mark.parametrize("field, value, named", [
     ("probe__side", 32, "another side "), ("probe__flip", False, "another flip "),
-    ("model__head_taps", (2, 3), "another taps "), ("data__mean", (0.1, 0.2, 0.3), "colours"),
+    ("model__head_taps", (1, 2), "another taps "), ("data__mean", (0.1, 0.2, 0.3), "colours"),
     ("model__encoder_weights", "other", "weights")])
 def test_a_folder_made_otherwise_is_refused(world, kept, tmp_path, field, value, named):
     if value == "other":
@@ -158,7 +159,7 @@ def test_damaged_features_are_an_error_that_names_the_file(world, kept, tmp_path
     elif damage == "empty":
         path.write_bytes(b"")
     else:
-        change = {"float32": lambda x: x.astype(np.float32), "rows": lambda x: x[:1],
+        change = {"float32": lambda x: x.astype(np.float32), "rows": lambda x: x[[0, 1, 1]],
                   "names": lambda x: x}[damage]
         prefix = "map" if damage == "names" else "tap"
         np.savez(path, **{f"{prefix}{i}": change(x) for i, x in kept[0][0].items()})
@@ -181,6 +182,8 @@ def test_what_cannot_work_is_refused(world):
     patches = configs.load(f"{CONFIG}:small", {"model.encoder_weights": "x", "probe.side": "250"})
     with pytest.raises(ValueError, match="250; want a multiple of 14"):
         build(patches)
+    with pytest.raises(ValueError, match="config.model.decoder is 'dpt'; method 'probe' trains"):
+        build(make_config(world, model__decoder="dpt"))
     with pytest.raises(ValueError, match="decoder='probe': reads config.model.head_taps"):
         config = configs.load(CONFIG.with_name("semi_voc_unimatch_v2.py"))
         config.model.decoder = "probe"
@@ -191,6 +194,57 @@ def test_what_cannot_work_is_refused(world):
         build(make_config(world, data__labeled=str(world / "gone.txt"))).loader()
     with pytest.raises(FileNotFoundError, match="nobody.png: no such file"):
         probe_features.Features(config).read([world / "photos/nobody.png"])
+
+
+@pytest.mark.parametrize("side, near", [(264, "256 or 288"), (272, "256 or 288"),
+                                        (300, "288 or 320"), (257, "256 or 288")])
+def test_a_side_whose_boxes_would_cut_through_cells_is_refused(world, side, near):
+    """Maps 1, 2 and 3 of strides 8, 16 and 32; what there is of cells, the network says itself."""
+    config = make_config(world, probe__side=side)
+    with pytest.raises(ValueError, match=f"side is {side}: its maps have .* want {near}$") as error:
+        probe.build(config)
+    model = student.build_model(config)
+    shapes = jax.eval_shape(functools.partial(student.first_variables, model), jax.random.key(0))
+    made = jax.eval_shape(functools.partial(model.apply, method="encode"), shapes,
+                          jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32))
+    cells = [made[i].shape[1] for i in TAPS]
+    assert str(cells) in str(error.value) and any(cells[0] % n for n in cells)
+    for fits in (256, *map(int, near.split(" or "))):
+        probe_features.check(make_config(world, probe__side=fits))
+    probe_features.check(make_config(world, probe__side=side, model__head_taps=(2,)))
+
+
+def test_threads_build_one_network(world, monkeypatch):
+    real, built = probe_features.encoder, []
+
+    def slow(config):
+        built.append(config)
+        time.sleep(0.2)
+        return real(config)
+
+    monkeypatch.setattr(probe_features, "encoder", slow)
+    # As from Python 3.12 on, whose cached_property has no lock of its own.
+    plain = property(lambda self: self.__dict__.get("_forward") or self.__dict__.setdefault(
+        "_forward", probe_features.encoder(self.config)))
+    monkeypatch.setattr(probe_features.Features, "forward", plain)
+    assert len(probe_features.Features(make_config(world)).read(paths_of(world))) == 8
+    assert len(built) == 1
+
+
+def test_features_without_mirror_images(world, kept, tmp_path):
+    """Half the work for photos that are only looked at; a training makes the rest."""
+    config = make_config(world, probe__features=str(tmp_path))
+    alone = probe_features.Features(config, mirror=False).read(paths_of(world))
+    for one, both in zip(alone, kept[0], strict=True):
+        for i in TAPS:
+            assert len(one[i]) == 1
+            # Another batch size may round another way.
+            np.testing.assert_allclose(one[i][0], both[i][0], rtol=2e-3, atol=2e-4)
+    again = probe_features.Features(config).read(paths_of(world))
+    jax.tree.map(np.testing.assert_array_equal, again, kept[0])
+    assert everything(tmp_path) == everything(kept[1])
+    few = probe_features.Features(config, mirror=False).read(paths_of(world))  # of whole files
+    jax.tree.map(lambda x, both: np.testing.assert_array_equal(x, both[:1]), few, kept[0])
 
 
 # ------------------------------------------------------------------------------------- loader

@@ -7,7 +7,9 @@ CutMix), `probe_supervised` from labelled photos alone. What differs from UniMat
 
 * Photos are squashed to one square, seen once and mirrored (semi/probe_features.py): no scales, no
   crops, no colours. The two strong views differ by dropped channels and CutMix alone.
-* CutMix mixes feature maps. Its boxes are drawn on the coarsest map and hold whole cells of all.
+* CutMix mixes feature maps. Its boxes are drawn on the coarsest map and hold whole cells of all;
+  rounded down to them they are smaller: at 8 x 8 cells .154 of the image on average instead of
+  .206, and 3.8 % of them are empty.
 * Labels, losses and boxes are on the head's grid; a cell has the class of its middle pixel.
 * The labelled loss has the criterion "ce" or "ohem" over cells.
 
@@ -262,7 +264,7 @@ def predict_folder(
     were made with other settings.
     """
     paths, out = files.photo_paths(images), pathlib.Path(out)
-    kept = probe_features.Features(config)
+    kept = probe_features.Features(config, mirror=False)
     forward = restored(config, weights_path)
     files.claim(out / SETTINGS, {
         **probe_features.made_with(config), "classes": config.classes,

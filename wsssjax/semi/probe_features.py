@@ -2,9 +2,10 @@
 
 Each photo is squashed to config.probe.side x side pixels (Pillow, bilinear), so that all maps of a
 set have one size; the maps in use (config.model.head_taps) are kept as half floats, those of the
-mirror image behind them where config.probe.flip is set. A file is named by id and by the content
-of the photo, `<id>-<hash>.npz`: another photo of that id has a file of its own. A photo and its
-mirror image are one call of the network, so that bits do not depend on what is made beside them.
+mirror image behind them where config.probe.flip is set and a training reads them. A file is named
+by id and by the content of the photo, `<id>-<hash>.npz`: another photo of that id has a file of its
+own. A photo and its mirror image are one call of the network, so that bits do not depend on what is
+made beside them; without the mirror image a feature may differ in its last bit.
 1,213 photos at side 256, EfficientNet-Lite0, maps 2 and 3: 0.24 GB, in memory and on disk.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -38,10 +40,14 @@ class Features:
     """The maps of photos, read where they are kept and made where they are not; each host makes
     its own, on one device."""
 
-    def __init__(self, config: Any):
-        """Claims config.probe.features; ValueError where it holds what was made otherwise."""
+    def __init__(self, config: Any, *, mirror: bool = True):
+        """Claims config.probe.features; ValueError where it holds what was made otherwise.
+
+        mirror: False makes no mirror images, and does with files that lack them.
+        """
         check(config)
-        self.config = config
+        self.config, self.lock = config, threading.Lock()
+        self.copies = 2 if mirror and config.probe.flip else 1
         self.folder = pathlib.Path(config.probe.features) if config.probe.features else None
         if self.folder:
             files.claim(self.folder / SETTINGS, made_with(config), "--config.probe.features")
@@ -60,8 +66,9 @@ class Features:
         if not self.folder:
             return self._make(path)
         kept = self.folder / f"{path.stem}-{_hash(path)}.npz"
-        if kept.exists():
-            return read(kept, self.config)
+        found = read(kept, self.config) if kept.exists() else {}
+        if found and len(found[min(found)]) >= self.copies:
+            return {i: x[: self.copies] for i, x in found.items()}
         found = self._make(path)
         with files.atomic(kept) as file:
             np.savez(file, **{f"tap{i}": x for i, x in found.items()})
@@ -69,7 +76,9 @@ class Features:
 
     def _make(self, path: pathlib.Path) -> Maps:
         image_hwc = squashed(photos.read_photo(path), self.config)
-        found = self.forward(np.stack([image_hwc, image_hwc[:, ::-1]][: copies(self.config)]))
+        with self.lock:  # many threads ask, one network is built
+            forward = self.forward
+        found = forward(np.stack([image_hwc, image_hwc[:, ::-1]][: self.copies]))
         with np.errstate(over="ignore"):
             found = {i: np.asarray(x).astype(np.float16) for i, x in found.items()}
         if not all(np.isfinite(x).all() for x in found.values()):
@@ -89,15 +98,31 @@ def check(config: Any) -> None:
     if not model.freeze_encoder:
         raise ValueError(f"config.model.freeze_encoder is false; method {config.method!r} learns "
                          "from features that are made once, so it must be true")
+    if model.decoder != "probe":
+        raise ValueError(f"config.model.decoder is {model.decoder!r}; method {config.method!r} "
+                         "trains a head on kept features, so it must be 'probe'")
     strides = registry.build_encoder(model).tap_strides
     if side < 1 or (len(set(strides)) == 1 and side % strides[0]):
         raise ValueError(f"config.probe.side is {side}; want a multiple of {strides[0]}, the "
                          f"patch of encoder {model.encoder!r}")
+    used = [strides[i] for i in model.head_taps if i < len(strides)]  # the head refuses others
+    if not _nested(side, used):
+        below = side // max(used) * max(used)
+        near = [str(s) for s in (below, below + max(used)) if s]
+        raise ValueError(f"config.probe.side is {side}: its maps have {_sizes(side, used)} cells a "
+                         "side, and a CutMix box of whole cells of one cuts through those of "
+                         f"another; want {' or '.join(near)}")
 
 
-def copies(config: Any) -> int:
-    """How many images of a photo there are: itself, and its mirror image."""
-    return 2 if config.probe.flip else 1
+def _sizes(side: int, strides: Sequence[int]) -> list[int]:
+    """Cells a side of each map of a square image."""
+    return [-(-side // stride) for stride in strides]
+
+
+def _nested(side: int, strides: Sequence[int]) -> bool:
+    """Whether the cells of the finest map lie whole in those of every coarser one."""
+    sizes = _sizes(side, strides)
+    return not any(max(sizes) % size for size in sizes)
 
 
 def made_with(config: Any) -> dict:
@@ -150,7 +175,7 @@ def read(path: pathlib.Path, config: Any) -> Maps:
         reason = " ".join(str(error).split())[:120]
         raise ValueError(f"{path}: no features ({reason}); remove it, it is made again") from None
     for i, x in found.items():
-        if x.dtype != np.float16 or x.ndim != 4 or len(x) != copies(config):
+        if x.dtype != np.float16 or x.ndim != 4 or len(x) not in (1, 1 + config.probe.flip):
             raise ValueError(f"{path}: tap{i} is {x.dtype}{list(x.shape)}; remove it, it is made "
                              "again")
     return found
