@@ -23,8 +23,9 @@ spec = importlib.util.spec_from_file_location(
 photo_trees = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(photo_trees)
 
-STEPS = ("prepare saliency cam_a labels_a cam_b labels_b_seed labels_b proposals labels_b_plus "
-         "select control_m arm_s test_s submit_s arm_m test_m submit_m evaluate report").split()
+STEPS = ("prepare saliency cam_a labels_a cam_b labels_b_seed labels_b_debiased labels_b_mars "
+         "labels_b proposals labels_b_plus select control_m arm_s test_s submit_s arm_m test_m "
+         "submit_m evaluate report").split()
 
 
 def run(*arguments):
@@ -131,7 +132,8 @@ def test_finished_folders_take_the_place_of_steps(whole, tmp_path):
     workdir, flags, _ = whole
     given = [f"--config.given.{name}={workdir / step}" for name, step in
              (("a", "labels_a"), ("b", "labels_b"), ("proposals", "proposals"))]
-    code, out, err = run(*flags, *given, "--config.arms=S", f"--workdir={tmp_path / 'run'}")
+    seen = ["--config.given.seen.a=I", "--config.given.seen.b=I+S"]  # folders tell nothing of it
+    code, out, err = run(*flags, *given, *seen, "--config.arms=S", f"--workdir={tmp_path / 'run'}")
     assert code == 0, err[-3000:]
     assert steps_of(out) == ("prepare labels_a labels_b proposals labels_b_plus select control_m "
                              "arm_s test_s submit_s evaluate report").split()

@@ -24,9 +24,11 @@ from wsssjax.steps import arms, depends, labels, scores, sets
 bind = functools.partial
 
 
-def step(config, name: str, run, inputs=(), fields=(), *, batch=0, **more) -> recipe.Step:
+def step(config, name: str, run, inputs=(), fields=(), *, batch=0, ids=None,
+         **more) -> recipe.Step:
     """One step; `run`: (folder, inputs) →.  fields: of the config, what its result depends on, or
-    a dict of such values.  more: see `recipe.Step`."""
+    a dict of such values.  ids: list of the ids it works on; None: of the training photos, or of
+    the test photos.  more: see `recipe.Step`."""
     whole = configs.to_dict(config)
     found = fields if isinstance(fields, dict) else {
         field: depends.settings(whole[field]) for field in fields}
@@ -34,8 +36,9 @@ def step(config, name: str, run, inputs=(), fields=(), *, batch=0, **more) -> re
     def call(out, folders):
         run(out=out, inputs=folders)
 
-    ids = "" if name in ("evaluate", "report") or name.startswith("submit_") else "train.txt"
-    ids = "test.txt" if name.startswith("test_") else ids
+    if ids is None:
+        ids = "" if name in ("evaluate", "report") else "train.txt"
+        ids = "test.txt" if name.startswith("test_") else ids
     return recipe.Step(name, call, tuple(inputs), found, ids, batch, **more)
 
 
@@ -218,7 +221,8 @@ def build_arm(config, name: str) -> list[recipe.Step]:
     out += [train, test]
     if config.submission.ids:
         out.append(step(config, f"submit_{own}", bind(arms.submit, config, name),
-                        ("prepare", train.name, *encoder), ("segmenter", "submission")))
+                        ("prepare", train.name, *encoder), ("segmenter", "submission"),
+                        ids=str(pathlib.Path(config.submission.ids).absolute())))
     return out
 
 
