@@ -1,7 +1,8 @@
 """The commands of docs/pods.md: all are read, the cheapest are run, on fake devices and processes.
 
 Every block of the page runs in bash. Stand-ins for python, gcloud, srun, sbatch and scontrol note
-how they are called, or start the real python with settings of seconds in place of the page's.
+how they are called, or start the real python: as it is called (PODS_REAL), or with settings of
+seconds in place of the page's (PODS_RUN).
 """
 
 import importlib
@@ -16,11 +17,14 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
+from wsssjax import train
 from wsssjax.core import cli, files
 from wsssjax.core import config as configs
-from wsssjax.data import builders, prepare
+from wsssjax.data import builders, label_map, prepare
+from wsssjax.select import run as select
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = (ROOT / "docs/pods.md").read_text(encoding="utf-8")
@@ -31,6 +35,8 @@ names = ("JAX_", "SLURM_", "CUDA_", "XLA_", "RAY_")
 with open(os.environ["PODS_LOG"], "a") as log:
     log.write(json.dumps([sys.argv[1:], {k: v for k, v in os.environ.items()
                                          if k.startswith(names)}]) + "\\n")
+if "PODS_REAL" in os.environ:
+    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 if "PODS_RUN" in os.environ:
     kept = [a for a in sys.argv[1:] if not a.startswith(("--config", "--out", "--workdir"))]
     os.execv(sys.executable, [sys.executable, *kept, *json.loads(os.environ["PODS_RUN"])])
@@ -118,6 +124,35 @@ def main_of(arguments):
     return module.main, arguments[1:]
 
 
+def set_up(config, folder):
+    """Builds the method of each training that the command starts; ValueError where none can be."""
+    (folder / "photo.txt").write_text("photo.png label.png\n")
+    for part in trainings(config):
+        own = part.copy_and_resolve_references()
+        with own.unlocked():
+            own.classes = own.classes or "voc"  # a recipe fills them in, as the lists
+        for name in {"labeled", "unlabeled"} & set(own.data):
+            own.data[name] = str(folder / "photo.txt")
+        train.check_steps(own)
+        train.METHODS[own.method](own)
+
+
+def trainings(config):
+    """The configs of trainings in a config, itself or its groups."""
+    if "device_batch" in config:
+        return [config]
+    groups = [config[name] for name in config if isinstance(config[name], type(config))]
+    return [part for group in groups for part in trainings(group)]
+
+
+def test_what_could_not_be_set_up_is_seen(tmp_path):
+    spec = "configs/paper_voc.py:tiny"
+    assert [part.method for part in trainings(configs.load(spec))] == [
+        "bao", "eps", "mars", "unimatch_v2"]
+    with pytest.raises(ValueError, match="device_batch is 1; want at least 2"):
+        set_up(configs.load(spec, {"segmenter.device_batch": "1"}), tmp_path)
+
+
 @pytest.mark.parametrize("name", blocks())
 def test_every_command_is_one_that_there_is(name, machine, tmp_path, monkeypatch):
     slurm = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "8", "SLURM_JOB_ID": "7",
@@ -139,7 +174,9 @@ def test_every_command_is_one_that_there_is(name, machine, tmp_path, monkeypatch
             main(rest)
         flags = parsed.value.args[0]
         if flags.get("config"):
-            configs.load(flags["config"], cli.split_overrides(rest)[1])
+            config = configs.load(flags["config"], cli.split_overrides(rest)[1])
+            if main is train.main:
+                set_up(config, tmp_path)
         seen.append((flags, environment))
     assert seen
     check = CHECKS.get(name)
@@ -212,15 +249,15 @@ def begun(out, name):
 
 
 def test_two_tasks_of_an_array_share_a_folder_and_one_is_killed(small, machine, tmp_path):
-    """S, M and ALL; the second task dies while it trains M, and is submitted again."""
+    """Three arms; the second task dies while it trains ALL, and is submitted again."""
     small.write_labels(tmp_path)
     out = tmp_path / "out"
-    run = json.dumps([*small.flags(tmp_path), f"--out={out}", "--axis=arm=S,M,ALL",
-                      "--axis=seed=0"])
+    flags = small.grid_flags(tmp_path, segmenter__method="supervised")  # quick to compile
+    run = json.dumps([*flags, f"--out={out}", "--axis=arm=S-sup,ALL,Tall", "--axis=seed=0"])
     slurm = {"PODS_RUN": run, "JAX_PLATFORMS": "cpu", "SLURM_ARRAY_TASK_COUNT": "2"}
     tasks = [machine(array_script(), **slurm, SLURM_ARRAY_TASK_ID=str(i)) for i in range(2)]
     waited = time.monotonic() + 500
-    while not list(out.glob("steps/arm_m-*/labeled.txt")):
+    while not list(out.glob("steps/arm_all-*/labeled.txt")):
         assert time.monotonic() < waited and tasks[1].poll() is None
         time.sleep(0.05)
     os.killpg(tasks[1].pid, signal.SIGKILL)
@@ -232,9 +269,9 @@ def test_two_tasks_of_an_array_share_a_folder_and_one_is_killed(small, machine, 
         assert task.returncode == 0, err[-3000:]
         said.append(text)
     made = re.findall(r"^\[\d+/\d+\] (\w+-[0-9a-f]+)$", "\n".join(said), re.MULTILINE)
-    killed = next(name for name in made if name.startswith("arm_m"))
+    killed = next(name for name in made if name.startswith("arm_all"))
     assert {name for name in made if made.count(name) > 1} == {killed}  # nothing else ran twice
-    for name in ("prepare", "labels_a", "labels_b", "select", "arm_s", "arm_m", "arm_all"):
+    for name in ("prepare", "labels_a", "labels_b", "select", "arm_s_sup", "arm_all", "arm_tall"):
         assert len(begun(out, name)) == 1, name
     assert len(begun(out, "row")) == 3 and not list(out.rglob("*.wsssjax-tmp"))
 
@@ -242,7 +279,7 @@ def test_two_tasks_of_an_array_share_a_folder_and_one_is_killed(small, machine, 
     _, err = last.communicate(timeout=200)
     assert last.returncode == 0, err[-3000:]
     rows = files.read_json(out / "protocol/table.json")["rows"]
-    assert [row["cell"]["arm"] for row in rows] == ["S", "M", "ALL"]
+    assert [row["cell"]["arm"] for row in rows] == ["S-sup", "ALL", "Tall"]
     assert all(row["steps"] == 2 and row["miou"] is not None for row in rows)
 
 
@@ -274,3 +311,27 @@ def test_eight_devices_train_two_steps(small, machine, tmp_path):
     facts = files.read_json(tmp_path / "run/hardware.json")
     assert (facts["devices"], facts["device_batch"], facts["hosts"]) == (8, 2, 1)
     assert (tmp_path / "run/weights.safetensors").is_file()
+
+
+def test_a_selection_in_four_parts_is_that_of_one(machine, tmp_path, monkeypatch):
+    """The block itself, on small maps, which are fewer than the quota asks for."""
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        label_hw = np.kron(rng.integers(0, 21, (2, 2)), np.ones((8, 8))).astype(np.uint8)
+        label_map.write(tmp_path / f"mars_sam/p{i:02}.png", label_hw)
+        label_hw[: rng.integers(9)] = 0
+        label_map.write(tmp_path / f"bao/p{i:02}.png", label_hw)
+    block = next(text for text in blocks()["Label steps on several machines"].split("wait\n")
+                 if "--shard=$part/4" in text)
+    merge = "python -m wsssjax.select" + blocks()["Label steps on several machines"].split(
+        "wait\npython -m wsssjax.select")[1].split("\nfor ")[0]
+    process = machine(f"{block}wait\n{merge}", cwd=tmp_path, PODS_REAL="1", SLURM_NTASKS="1",
+                      JAX_PLATFORMS="cpu")
+    _, err = process.communicate(timeout=500)
+    assert process.returncode == 0, err[-3000:]
+    assert len(list(tmp_path.glob("parts/*"))) == 4
+    monkeypatch.chdir(tmp_path)
+    select.run(first="bao", second="mars_sam", quota_spec="voc/1464", out="alone")
+    assert (tmp_path / "alone/labeled.txt").read_text().count("\n") > 20
+    for path in filter(pathlib.Path.is_file, (tmp_path / "alone").iterdir()):
+        assert (tmp_path / "selection" / path.name).read_bytes() == path.read_bytes(), path.name
