@@ -515,8 +515,11 @@ def test_label_maps_are_kept_and_other_settings_refused(world, trained, tmp_path
     want = everything(out)
     (out / "p5.png").unlink()
     times = {p.name: p.stat().st_mtime_ns for p in out.glob("*.png")}
-    probe.predict_folder(make_config(world), run / "weights.safetensors", world / "photos", out)
+    few = make_config(world, probe__features=str(tmp_path / "few"))
+    probe.predict_folder(few, run / "weights.safetensors", world / "photos", out)
     assert everything(out) == want
+    (made,) = (tmp_path / "few").glob("*.npz")  # of the one that lacked, without its mirror image
+    assert {len(x) for x in np.load(made).values()} == {1}
     assert all((out / name).stat().st_mtime_ns == t for name, t in times.items())
     with pytest.raises(ValueError, match="made with another head "):
         probe.predict_folder(config, run / "weights_ema.safetensors", world / "photos", out)
