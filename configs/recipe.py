@@ -75,7 +75,8 @@ def get_config(arg=""):
     c.select.min_iou = 0.0               # labels up to it are never taken; 0: no bound
     c.select.keep = "whole"              # what stays of a selected label: whole, classes, pixels
 
-    c.listed = ""                        # file of ids: the labelled images of arm L
+    c.listed = ""                        # list of the labelled images of arm L: ids, or lines
+    #                                      '<photo> <label>'; {quota} in it is that of voc/92, …
     c.labelled = ml_collections.ConfigDict()  # thins the labelled images of each arm at random
     c.labelled.images = 0                # images that are left at most; 0: all
     c.labelled.pixels = 0                # labelled pixels that are reached at most; 0: all

@@ -8,6 +8,7 @@ Each function below is one kind of step: (config, folder to fill, {input: its fo
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from wsssjax import predict, train
 from wsssjax.core import files
 from wsssjax.core.constants import IGNORE
-from wsssjax.data import label_map
+from wsssjax.data import label_map, records
 from wsssjax.evaluate import submission
 from wsssjax.select import control, store
 from wsssjax.semi import probe, probe_features, views
@@ -103,10 +104,7 @@ def chosen_ids(config, arm: Arm, inputs: dict) -> list[str]:
     """The ids of the arm's labelled images, in their order; thinned as config.labelled says."""
     ids = files.read_ids(where(inputs["prepare"])["train"])
     if arm.chosen == "listed":
-        if not config.listed:
-            raise ValueError("config.listed is empty; arm L wants a list of ids")
-        wanted = set(files.read_ids(config.listed))
-        files.need_ids(wanted, set(ids), config.listed, "want ids of the training images")
+        wanted = set(listed_ids(config, ids))
     elif arm.chosen != "all":
         lines = (inputs[arm.chosen] / store.LABELED).read_text(encoding="utf-8").splitlines()
         wanted = {pathlib.Path(line.split()[-1]).stem for line in lines if line}
@@ -115,6 +113,13 @@ def chosen_ids(config, arm: Arm, inputs: dict) -> list[str]:
     found = [name for name in ids if name in wanted]
     return thinned(found, config.labelled, config.segmenter.seed,
                    label_folder(config, arm, inputs))
+
+
+def listed_ids(config, train_ids: Sequence[str]) -> list[str]:
+    """The ids of arm L's list: one a line, or '<photo> <label>' as UniMatch's splits have them."""
+    found = [name for name, _, _ in records.read_list(pathlib.Path(config.listed))]
+    files.need_ids(found, set(train_ids), config.listed, "want ids of the training images")
+    return found
 
 
 def thinned(ids: list[str], limits, seed: int, labels: str) -> list[str]:
