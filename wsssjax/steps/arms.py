@@ -84,11 +84,16 @@ def settings(config, arm: Arm, inputs: dict):
             made = inputs.get("cam_b")
             own.model.encoder_weights = (str(made / "weights.safetensors") if made
                                          else config.given.cam_b)
-        if "probe" in own and not own.probe.features:
+        if is_probe(own) and not own.probe.features:
             # All arms share them; they belong to the photos, and so lie with these.
             kind = files.hash_value(probe_features.made_with(own))
             own.probe.features = str(inputs["prepare"] / f"features-{kind[:8]}")
     return own
+
+
+def is_probe(own) -> bool:
+    """Whether a training's config is a probe's, which sees features and no photos."""
+    return own.method in (*SUPERVISED, *SUPERVISED.values())
 
 
 def label_folder(config, arm: Arm, inputs: dict) -> str:
@@ -194,7 +199,7 @@ def _label(config, name: str, inputs: dict, photos, out) -> None:
     """Label maps of photos by an arm's last student."""
     weights = inputs[f"arm_{folder_name(name)}"] / "weights.safetensors"
     own = settings(config, ARMS[name], inputs)
-    if "probe" in own:
+    if is_probe(own):
         probe.predict_folder(own, weights, photos, out)
     else:
         predict.run(own, weights, photos, out, save=("labels",))

@@ -203,7 +203,7 @@ def _weights(config: Any, wanted: Needs, data: Data) -> Iterator[Finding]:
         yield check_weights.encoder(
             "encoder of the segmenter", own.model,
             "config.segmenter.model.encoder_weights is empty; a probe learns from finished "
-            f"features of {own.model.encoder}" if "probe" in own else "")
+            f"features of {own.model.encoder}" if arms.is_probe(own) else "")
 
 
 def _segmenter(config: Any) -> Any:
