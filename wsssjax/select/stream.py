@@ -126,8 +126,8 @@ def score(job: Job, names: pa.StringArray, out: str | os.PathLike, *, shard: str
     index, count = cluster.shard(shard)
     mine = range(index, blocks.count_of(names, block), count)
     paths = tuple(blocks.path_of(out, i) for i in mine)
-    # A shard without a block has scored all that it had to: `merge` must find its folder.
-    (pathlib.Path(out) / blocks.FOLDER).mkdir(parents=True, exist_ok=True)
+    if not mine:  # this shard has scored all that it had to: `merge` must find its folder
+        (pathlib.Path(out) / blocks.FOLDER).mkdir(parents=True, exist_ok=True)
     done = [is_done(job, path, blocks.ids_of(names, i, block))
             for i, path in zip(mine, paths, strict=True)]
     missing = [i for i, there in zip(mine, done, strict=True) if not there]
