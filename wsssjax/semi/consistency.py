@@ -53,6 +53,19 @@ def mixed_loss(logits_bhwk: jax.Array, found: Sequence[jax.Array], box_bhw: jax.
     return unlabelled_loss(logits_bhwk, *(cut_mix(t, box_bhw) for t in found))
 
 
+def both_losses(config: Any, logits: jax.Array, rows: dict, found: Sequence) -> tuple:
+    """`halves` of the labelled loss and of the mean of the two views' unlabelled losses.
+
+    logits: of the labelled rows, of view 1 and of view 2, one behind the other.  rows: label, cut1
+    and cut2.  found: what `targets` gives.
+    """
+    rows_x, rows_u = len(rows["label"]), len(rows["cut1"])
+    logits_x, *logits_s = jnp.split(logits, [rows_x, rows_x + rows_u])
+    loss_x = student.labelled_loss(config, logits_x, rows["label"])
+    losses = [mixed_loss(z, found, rows[f"cut{v}"]) for v, z in enumerate(logits_s, 1)]
+    return halves(config, loss_x, (losses[0] + losses[1]) / 2)
+
+
 def halves(config: Any, loss_x: jax.Array, loss_u: jax.Array) -> tuple[jax.Array, dict]:
     """(loss_x + config.unlabelled_weight · loss_u) / 2, and the three by name."""
     loss = (loss_x + config.unlabelled_weight * loss_u) / 2

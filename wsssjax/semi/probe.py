@@ -197,14 +197,8 @@ def train_step(
             seen[i] = jnp.concatenate([taps_x[i], both * mask[:, None, None, :]])
 
         def loss_fn(part):
-            size = rows["label"].shape[1:]
-            logits = _logits(model, state, part, seen, size)
-            rows_x, rows_u = len(rows["label"]), len(rows["cut1"])
-            logits_x, *logits_s = jnp.split(logits, [rows_x, rows_x + rows_u])
-            loss_x = student.labelled_loss(config, logits_x, rows["label"])
-            losses = [consistency.mixed_loss(z, found, rows[f"cut{v}"])
-                      for v, z in enumerate(logits_s, 1)]
-            return consistency.halves(config, loss_x, (losses[0] + losses[1]) / 2)
+            logits = _logits(model, state, part, seen, rows["label"].shape[1:])
+            return consistency.both_losses(config, logits, rows, found)
 
         (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(part)
         return grads, metrics | {"mask_ratio": sure}

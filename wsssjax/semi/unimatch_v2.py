@@ -87,11 +87,7 @@ def train_step(
 
         def loss_fn(part):
             logits = forwards.student(part, "image", *mixed, drop=drop)
-            logits_x, *logits_s = jnp.split(logits, [rows_x, rows_x + rows_u])
-            loss_x = student.labelled_loss(config, logits_x, rows["label"])
-            losses = [consistency.mixed_loss(z, found, rows[f"cut{v}"])
-                      for v, z in enumerate(logits_s, 1)]
-            return consistency.halves(config, loss_x, (losses[0] + losses[1]) / 2)
+            return consistency.both_losses(config, logits, rows, found)
 
         (_, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(part)
         return grads, metrics | {"mask_ratio": sure}
