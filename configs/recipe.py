@@ -85,6 +85,9 @@ def get_config(arg=""):
     #                                      segmenter.model.encoder_weights names) or cam_b, which is
     #                                      the recipe's own classifier
 
+    c.segmenter_tags = False             # true: the segmenter knows the tags of the images that
+    #                                      have no labels, and its teacher names no other class
+
     c.submission = ml_collections.ConfigDict()  # an archive for the VOC test server, of each arm
     c.submission.ids = ""                # file of the test ids; "" for no archive
     c.submission.photos = ""             # folder of the test photos

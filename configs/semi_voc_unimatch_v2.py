@@ -71,6 +71,8 @@ def get_config(arg=""):
     c.data.root = "."  # folder that the paths in the lists count from
     c.data.labeled = "labeled.txt"  # list: '<photo> <label>' a line
     c.data.unlabeled = "unlabeled.txt"  # list: '<photo>' a line; a label beside it is not read
+    c.data.tags = ""  # CSV `id,tags` of the unlabelled photos: the teacher then chooses among the
+    #                   background and a photo's tags; "" as published, among all classes
     c.data.val = ""  # list: '<photo> <label>' a line, evaluated as it trains; "" for none
     c.data.epoch_photos = 0  # supervised alone: photos that make a pass, where the list is shorter
     c.data.resize = "factor"  # what scale is: factor, a range; choice, factors of which one is

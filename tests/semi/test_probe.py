@@ -18,6 +18,7 @@ from wsssjax.core import config as configs
 from wsssjax.core import state as states
 from wsssjax.data import batch as batches
 from wsssjax.data import label_map, photos
+from wsssjax.data.classes import VOC_CLASSES
 from wsssjax.models import probe_head
 from wsssjax.semi import probe, probe_features, student, unimatch_v2
 
@@ -283,6 +284,22 @@ def test_batches_hold_what_the_table_of_keys_says(world, kept):
                 assert (cells.all((1, 3)) == cells.any((1, 3))).all(), "whole cells of the coarsest"
     assert mirrored == {0, 1} and (batch["label"] == 255).any()
     loader.close()
+
+
+def test_tags_go_with_the_unlabelled_maps(world, kept, tmp_path):
+    (tmp_path / "tags.csv").write_text("id,tags\np5,cat\np6,dog;sofa\np7,\n")
+    config = make_config(world, probe__features=str(kept[1]), data__tags=str(tmp_path / "tags.csv"))
+    loader = probe.loader(config, unlabelled=True)
+    owner = {kept[0][n][2][s].tobytes(): n for n in range(8) for s in (0, 1)}
+    found = {}
+    for _ in range(6):
+        batch = next(loader)
+        for map_pqd, tags_k in zip(batch["weak_tap2"], batch["tags"], strict=True):
+            found.setdefault(owner[map_pqd.tobytes()], set()).add(tuple(np.flatnonzero(tags_k)))
+    loader.close()
+    names = VOC_CLASSES[1:]
+    assert found == {5: {(names.index("cat"),)}, 7: {()},
+                     6: {(names.index("dog"), names.index("sofa"))}}
 
 
 # -------------------------------------------------------------------------------------- steps

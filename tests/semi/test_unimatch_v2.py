@@ -1,6 +1,7 @@
 """The step of UniMatch V2 against a second one in torch, and its parts against brute force."""
 
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +57,11 @@ class TorchRun:
         batch = {n: torch.tensor(v, dtype=torch.float64 if v.dtype == np.float32 else None)
                  for n, v in batch.items()}
         with torch.no_grad():
-            conf, label = self.forward(self.teacher, batch["weak"]).softmax(-1).max(-1)
+            chance = self.forward(self.teacher, batch["weak"]).softmax(-1)
+            for b, row in enumerate(batch.get("tags", ())):
+                for c, has in enumerate(row, 1):
+                    chance[b, :, :, c] *= float(has)
+            conf, label = (chance / chance.sum(-1, keepdim=True)).max(-1)
         views, targets = [], []
         for v in (1, 2):
             box = batch[f"cut{v}"]
@@ -99,8 +104,9 @@ def flat(params):
     return {optim.path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
 
 
-@pytest.mark.parametrize("freeze, widths", [(False, (6, 6, 6, 6)), (True, (3, 4, 5, 6))])
-def test_three_steps_match_torch(kit, freeze, widths):
+@pytest.mark.parametrize("freeze, widths, tagged", [
+    (False, (6, 6, 6, 6), False), (True, (3, 4, 5, 6), False), (True, (6, 6, 6, 6), True)])
+def test_three_steps_match_torch(kit, freeze, widths, tagged):
     torch = pytest.importorskip("torch")
     config = kit.config(model__freeze_encoder=freeze, conf_threshold=0.5)
     model = kit.model(widths)
@@ -111,10 +117,14 @@ def test_three_steps_match_torch(kit, freeze, widths):
     step = parallel.compile_step(
         functools.partial(unimatch_v2.train_step, config=config, model=model), devices=1)
     for k in range(3):
-        state, got = step(state, kit.batch(k), key)
+        batch = kit.batch(k)
+        if tagged:  # of the four photos one has every tag, one has none
+            batch["tags"] = np.array([[1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 0]],
+                                     np.float32)
+        state, got = step(state, batch, key)
         own_key = jax.random.fold_in(jax.random.fold_in(key, k), 0)  # of step k on device 0
         kept, whole = unimatch_v2.draw_drop(own_key, 4, widths)
-        want = run.step(k, kit.batch(k), kept, np.array(whole))
+        want = run.step(k, batch, kept, np.array(whole))
         assert 0.1 < want["mask_ratio"] < 0.9, "some pixels must teach and some must not"
         assert set(got) == set(want)
         for name, value in want.items():
@@ -230,6 +240,38 @@ def test_pseudo_labels_match_softmax():
     want = scipy_special.softmax(logits.astype(np.float64), -1)
     np.testing.assert_array_equal(label, want.argmax(-1))
     np.testing.assert_allclose(conf, want.max(-1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["fixmatch", "unimatch", "unimatch_v2"])
+def test_a_teacher_that_knows_tags_names_no_other_class(kit, method):
+    """Every tag changes nothing at all; no tag leaves background, of which it is sure."""
+    train_step = importlib.import_module(f"wsssjax.semi.{method}").train_step
+    config, model = kit.config(conf_threshold=0.5), kit.model()
+
+    def metrics(**more):
+        step = parallel.compile_step(
+            functools.partial(train_step, config=config, model=model), devices=1)
+        state, found = step(kit.state(config, model), kit.batch(0) | more, jax.random.key(0))
+        return state.params, {name: float(x) for name, x in found.items()}
+
+    untold, every = metrics(), metrics(tags=np.ones((4, 4), np.float32))
+    jax.tree.map(np.testing.assert_array_equal, untold, every)
+    none = metrics(tags=np.zeros((4, 4), np.float32))[1]
+    assert none["mask_ratio"] == 1.0 > untold[1]["mask_ratio"]
+    assert none["loss_x"] == untold[1]["loss_x"] and none["loss_u"] != untold[1]["loss_u"]
+
+
+def test_tagged_probabilities_are_over_background_and_tags_alone():
+    rng = np.random.default_rng(1)
+    logits = rng.normal(0, 3, (3, 4, 5, 6)).astype(np.float32)
+    tags = np.array([[1, 0, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1]], np.float32)
+    label, conf = consistency.pseudo_labels(consistency.tagged(jnp.asarray(logits), tags))
+    for b, y, x in np.ndindex(3, 4, 5):
+        held = [0, *(1 + np.flatnonzero(tags[b]))]
+        chance = np.exp(logits[b, y, x, held].astype(np.float64))
+        chance /= chance.sum()
+        assert label[b, y, x] == held[int(chance.argmax())]
+        np.testing.assert_allclose(conf[b, y, x], chance.max(), rtol=1e-5)
 
 
 def test_a_pixel_exactly_at_the_threshold_teaches(kit):

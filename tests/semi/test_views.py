@@ -8,6 +8,7 @@ from PIL import Image
 
 from wsssjax.data import label_map
 from wsssjax.data.batch import device_arrays
+from wsssjax.data.classes import VOC_CLASSES
 from wsssjax.semi import views
 
 SIZES = [(30, 44), (44, 30), (25, 25), (60, 50), (18, 70), (32, 32)]
@@ -123,6 +124,53 @@ def test_streams_of_one_seed_and_of_neighbouring_seeds_draw_differently(kit, pho
     for i in range(4):
         for j in range(i):
             assert (first[i] != first[j]).any(), (i, j)
+
+
+def test_tags_go_with_the_unlabelled_photos(kit, photos):
+    names = VOC_CLASSES[1:]
+    rows = ["id,tags", "p3,dog;person", f"p4,{names[7]}", "p5,"]
+    (photos / "tags.csv").write_text("\n".join(rows) + "\n")
+    config = settings(kit, photos, tags=str(photos / "tags.csv"), jitter_p=0.0, gray_p=0.0,
+                      blur_p=0.0)
+    known = {"p3": {"dog", "person"}, "p4": {names[7]}, "p5": set()}
+    shades = {}  # of a photo alone, by pack order: its grey values tell it from the others
+    for name in known:
+        shades[name] = np.array(Image.open(photos / f"photos/{name}.png"))[..., 0]
+    loader = views.semi_loader(config)
+    seen = set()
+    for _ in range(4):
+        batch = next(loader)
+        assert batch["tags"].dtype == np.float32 and batch["tags"].shape[1:] == (20,)
+        weak = grey(device_arrays(batch)["weak"], config)
+        for r, tags in enumerate(batch["tags"]):
+            valid = batch["valid"][r]
+            owner = [name for name, shade in shades.items()
+                     if any(_holds(shade[:, ::side], weak[r][valid.any(1)][:, valid.any(0)])
+                            for side in (1, -1))]
+            assert len(owner) == 1
+            assert {names[c] for c in np.flatnonzero(tags)} == known[owner[0]]
+            seen.add(owner[0])
+    loader.close()
+    assert seen == set(known)
+
+
+def _holds(shade_hw, part_hw):
+    """Whether the part is a window of the photo."""
+    windows = np.lib.stride_tricks.sliding_window_view
+    h, w = part_hw.shape
+    fits = h <= shade_hw.shape[0] and w <= shade_hw.shape[1]
+    return fits and bool((windows(shade_hw, (h, w)) == part_hw).all((2, 3)).any())
+
+
+def test_tags_that_cannot_serve_are_named(kit, photos):
+    path = photos / "tags.csv"
+    config = settings(kit, photos, tags=str(path))
+    path.write_text("id,tags\np3,dog\n")
+    with pytest.raises(ValueError, match=r"tags\.csv: has nothing for 'p4' \(2 of 3 ids"):
+        views.semi_loader(config)
+    config.classes = "cityscapes"
+    with pytest.raises(ValueError, match=r"config\.data\.tags: class 0 .* not 'background'"):
+        views.unlabelled_tags(config)
 
 
 def test_supervised_batches_hold_nothing_else(kit, photos):

@@ -85,6 +85,21 @@ def test_all_arms_take_the_steps_of_s(tree, made, trained, tmp_path, passes):
                                              "supervised"]
 
 
+def test_tags_are_told_to_all_arms_that_learn_from_other_images(tree, made, trained, tmp_path):
+    config = load(tree, segmenter_tags="true")
+    tagged = {}
+    for name in ("S", "M", "T", "ALL", "S-sup"):
+        (tmp_path / name).mkdir()
+        arms.train_arm(config, arms.ARMS[name], tmp_path / name, made)
+        tagged[name] = trained[-1].data.tags
+    known = arms.where(made["prepare"])["tags"]
+    assert tagged == {"S": known, "M": known, "T": known, "ALL": "", "S-sup": ""}
+    arms_of = {"arms": "S,M,T,ALL,S-sup"}
+    assert changed(hashes(load(tree, **arms_of)),
+                   hashes(load(tree, segmenter_tags="true", **arms_of))) == {
+                       "arm_s", "arm_m", "arm_t"}
+
+
 def test_lists_of_an_arm_are_the_training_photos_once_each(tree, made, trained, tmp_path):
     config, truth = load(tree), str(arms.where(made["prepare"])["truth"])
     selected = sorted(line.split("/")[-1] for line in lines(made["select"] / "labeled.txt"))

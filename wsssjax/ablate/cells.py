@@ -18,7 +18,7 @@ from wsssjax.report.tables import ARMS
 DIFFERENCES = tuple(("S", arm) for arm in ("M", "U", "Q", "ALL"))
 RATIOS = (("S", "T"), ("S", "Tall"))
 HEADS = {"images": "image limit", "pixels": "pixel limit"}  # axes with another name in tables
-TRAINING_AXES = ("method",)  # they change nothing about what is selected
+TRAINING_AXES = ("method", "tags")  # they change nothing about what is selected
 SELECTING = ("S", "S-sup", NO_ARM)  # arms whose labelled images Algorithm 1 chose
 
 
@@ -190,7 +190,8 @@ def counted(found: list[Group]) -> list[Group]:
 def as_published(cell: dict) -> bool:
     """Whether the cell compares, ranks, keeps and trains as the paper does, with all that was
     selected; a cell with an axis of its own does not."""
-    usual = {"score": "paper", "iou": "foreground", "keep": "whole", "method": published.METHOD}
+    usual = {"score": "paper", "iou": "foreground", "keep": "whole", "method": published.METHOD,
+             "tags": None}
     return (all(cell.get(name) in (None, "", value) for name, value in usual.items())
             and not any(cell.get(limit) for limit in HEADS)
             and not set(cell) - set(FIELDS))

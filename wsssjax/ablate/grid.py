@@ -16,11 +16,12 @@ from wsssjax.steps.arms import ARMS, SUPERVISED
 FIELDS = {
     "pair": "pair", "quota": "select.quota_spec", "iou": "select.kind", "score": "select.score",
     "keep": "select.keep", "min_iou": "select.min_iou", "method": "segmenter.method",
+    "tags": "segmenter_tags",
     "seed": "segmenter.seed", "images": "labelled.images", "pixels": "labelled.pixels",
 }
 NO_ARM = "none"  # of an arm: the selection alone, nothing is trained
-ORDER = ("pair", "quota", "iou", "score", "keep", "min_iou", "images", "pixels", "method", "seed",
-         "arm")  # cells that share most steps lie together
+ORDER = ("pair", "quota", "iou", "score", "keep", "min_iou", "images", "pixels", "method", "tags",
+         "seed", "arm")  # cells that share most steps lie together
 NUMBER = "{quota}"  # in config.listed: the number of a quota, 92 of voc/92
 
 
@@ -182,5 +183,6 @@ def describe(config, cell: dict[str, str]) -> dict:
     found = {name: value(field) for name, field in FIELDS.items()}
     found |= {name: value(name) for name in cell if name not in (*FIELDS, "arm")}
     found["pair"] = list(sets.pair(config))
-    found["min_iou"] = found["min_iou"] or None
+    for name in ("min_iou", "tags"):
+        found[name] = found[name] or None
     return found | {"arm": cell["arm"]}

@@ -26,15 +26,27 @@ def pseudo_labels(logits_bhwk: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.argmax(logits_bhwk, axis=-1).astype(jnp.int32), conf_bhw
 
 
-def targets(config: Any, logits_w: jax.Array, valid_bhw: jax.Array) -> tuple[tuple, jax.Array]:
+def targets(config: Any, logits_w: jax.Array, valid_bhw: jax.Array,
+            tags_bk: jax.Array | None = None) -> tuple[tuple, jax.Array]:
     """((label, sure, valid), share of valid pixels that are sure) from the weak images' logits.
 
     sure: bool, where the probability reaches config.conf_threshold, inclusive. No gradient.
+    tags_bk: 1 for each foreground class that the photo holds; then the teacher chooses among these
+    and the background, and its probabilities are over them alone. None: among all, as published.
     """
+    if tags_bk is not None:
+        logits_w = tagged(logits_w, tags_bk)
     label_bhw, conf_bhw = pseudo_labels(jax.lax.stop_gradient(logits_w))
     sure_bhw = conf_bhw >= config.conf_threshold
     share = student.mean_or_zero((sure_bhw & valid_bhw).sum(), valid_bhw.sum())
     return (label_bhw, sure_bhw, valid_bhw), share
+
+
+def tagged(logits_bhwk: jax.Array, tags_bk: jax.Array) -> jax.Array:
+    """The logits, minus infinity for classes that the photo does not hold. Class 0 is background,
+    which every photo may hold; tags_bk is of the others."""
+    held_bk = jnp.pad(tags_bk > 0, ((0, 0), (1, 0)), constant_values=True)
+    return jnp.where(held_bk[:, None, None, :], logits_bhwk, -jnp.inf)
 
 
 def unlabelled_loss(

@@ -33,7 +33,8 @@ def train_step(
         strong = consistency.cut_mix(rows["strong1"], rows["cut1"])
         forwards = consistency.Forwards(config, model, state, image=rows["image"],
                                         weak=rows["weak"], strong=strong)
-        found, sure = consistency.targets(config, forwards.teacher("weak"), rows["valid"])
+        found, sure = consistency.targets(config, forwards.teacher("weak"), rows["valid"],
+                                          rows.get("tags"))
 
         def loss_fn(part):
             logits = forwards.student(part, "image", "strong")

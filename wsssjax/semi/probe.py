@@ -96,13 +96,16 @@ def _stream(config, kept, path, ops, *, labelled):
 
 class Source(Sequence):
     """Examples of a list: `name`, the maps float16 [s,p,q,d] of the photo and, behind it, of its
-    mirror image under `tap<i>` or, without labels, `weak_tap<i>`; and `label` int32 [p,q]."""
+    mirror image under `tap<i>` or, without labels, `weak_tap<i>`; and `label` int32 [p,q] or, where
+    config.data.tags names them, `tags` float32 [k]."""
 
     def __init__(self, config: Any, kept: probe_features.Features, lines: Sequence[str]):
         """lines: '<photo> <label>', or '<photo>' each, paths that count from config.data.root."""
         words = [[pathlib.Path(config.data.root, word) for word in line.split()] for line in lines]
         found = kept.read([word[0] for word in words], "features")
         classes = len(read_class_names(config.classes))
+        bare = all(len(word) == 1 for word in words)
+        image_tags = views.unlabelled_tags(config) if bare else None
 
         def example(word, maps):
             prefix = LABELLED if len(word) > 1 else UNLABELLED
@@ -110,6 +113,8 @@ class Source(Sequence):
             if len(word) > 1:
                 label_hw = label_map.read(word[1], classes, photos.photo_size(word[0]))
                 out["label"] = shrunk(label_hw, maps[min(maps)].shape[1:3])
+            elif image_tags is not None:
+                out["tags"] = image_tags[word[0].stem]
             return out
 
         self.examples = list(threads.each(lambda both: example(*both),
@@ -179,7 +184,8 @@ def train_step(
 ) -> tuple[TrainState, dict]:
     """(state, metrics) after one iteration on one device.
 
-    batch: `tap<i>` and `label` of the labelled stream; `weak_tap<i>`, `cut1`, `cut2` of the other.
+    batch: `tap<i>` and `label` of the labelled stream; `weak_tap<i>`, `cut1`, `cut2` and, with
+    config.data.tags, `tags` of the other.
     draw: replaces the dropout draws, for parity tests.
     loss = (loss_x + unlabelled_weight · loss_u) / 2, divisors and means as in UniMatch V2.
     """
@@ -187,7 +193,7 @@ def train_step(
         taps_x, taps_u = maps(rows, LABELLED), maps(rows, UNLABELLED)
         found, sure = consistency.targets(
             config, _logits(model, state, state.ema, taps_u, rows["cut1"].shape[1:]),
-            jnp.ones(rows["cut1"].shape, bool))
+            jnp.ones(rows["cut1"].shape, bool), rows.get("tags"))
         widths = [x.shape[-1] for x in taps_u.values()]
         drop = unimatch_v2.drop_masks(*draw(key, len(rows["cut1"]), widths))
         seen = {}

@@ -66,7 +66,7 @@ def train_step(
                                         weak=rows["weak"], **mixed)
         own = config.teacher == "self"
         logits_w = forwards.student(part, "weak") if own else forwards.teacher("weak")
-        found, sure = consistency.targets(config, logits_w, rows["valid"])
+        found, sure = consistency.targets(config, logits_w, rows["valid"], rows.get("tags"))
         names = ("image", *mixed, "weak")
         drop = tuple(jnp.concatenate([jnp.ones((3 * count, m.shape[1]), m.dtype), m])
                      for m in draw(key, count, model.tap_widths))

@@ -6,6 +6,8 @@ Yang, Zhao and Zhao, UniMatch V2: Pushing the Limit of Semi-Supervised Semantic 
 * Labelled and strong images share one forward of the student; with a frozen encoder all four kinds
   of image share one forward of the encoder. Both are exact, as no layer looks across the batch.
 * A batch without any labelled (or any unpadded) pixel gives loss 0 instead of NaN.
+* With config.data.tags, the teacher chooses for each photo among the background and its tags
+  (`consistency.tagged`); "" is the published method, which knows no tags.
 * An encoder whose four feature maps differ in width gets one mask per map, drawn independently;
   which pairs stay whole is drawn once for all maps.
 """
@@ -68,7 +70,8 @@ def train_step(
 ) -> tuple[TrainState, dict]:
     """(state, metrics) after one iteration on one device.
 
-    batch: `image` and `label` of the labelled stream, all other keys of the unlabelled one.
+    batch: `image` and `label` of the labelled stream, all other keys of the unlabelled one: weak,
+    strong1, strong2, valid, cut1, cut2 and, where config.data.tags names a file, tags.
     draw: replaces the dropout draws, for parity tests.
     loss = (loss_x + unlabelled_weight · loss_u) / 2. loss_x is the mean over labelled pixels,
     loss_u the mean of the two views' `unlabelled_loss`. Divisors, CutMix partners and dropped
@@ -80,7 +83,8 @@ def train_step(
                  for v in (1, 2)}
         forwards = consistency.Forwards(config, model, state, image=rows["image"],
                                         weak=rows["weak"], **mixed)
-        found, sure = consistency.targets(config, forwards.teacher("weak"), rows["valid"])
+        found, sure = consistency.targets(config, forwards.teacher("weak"), rows["valid"],
+                                          rows.get("tags"))
         # Labelled images ride along undropped: a factor of one changes nothing.
         drop = tuple(jnp.concatenate([jnp.ones((rows_x, m.shape[1]), m.dtype), m])
                      for m in drop_masks(*draw(key, rows_u, model.tap_widths)))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
-from wsssjax.core import parallel
+import numpy as np
+
+from wsssjax.core import files, parallel
 from wsssjax.core.config import choose
 from wsssjax.core.constants import IGNORE
-from wsssjax.data import lists, transforms, transforms_deeplab
-from wsssjax.data.classes import read_class_names
+from wsssjax.data import lists, tags, transforms, transforms_deeplab
+from wsssjax.data.classes import need_background, read_class_names
 from wsssjax.data.loader import Joined, Loader
 from wsssjax.data.sources import Listed, list_lines
 
@@ -35,7 +38,8 @@ def labelled_transforms(data: Any) -> tuple:
 
 
 def unlabelled_transforms(data: Any) -> tuple:
-    """Ops from a photo to `weak`, `strong1`, `strong2` of one crop, `valid`, `cut1`, `cut2`.
+    """Ops from a photo to `weak`, `strong1`, `strong2` of one crop, `valid`, `cut1`, `cut2`, and
+    `tags` where data.tags names a file of them.
 
     data: config.data.  The strong views differ from the weak one in colour and sharpness only, each
     by draws of its own.
@@ -49,7 +53,8 @@ def unlabelled_transforms(data: Any) -> tuple:
         *_colour(strong),
         transforms.CutBoxes(p=strong.cut_p, area=strong.cut_area, ratio=strong.cut_ratio),
         transforms.Normalize(keys=("weak", *STRONG), mean=data.mean, std=data.std),
-        transforms.Keep(keys=("weak", *STRONG, "valid", "cut1", "cut2")),
+        transforms.Keep(keys=("weak", *STRONG, "valid", "cut1", "cut2",
+                              *(("tags",) if data.tags else ()))),
     )
 
 
@@ -77,6 +82,20 @@ def check(config: Any, unlabeled: str) -> None:
         read_lines(unlabeled, labelled=False) if unlabeled else [], config.data.root,
         len(read_class_names(config.classes)), config.classes, labeled_path=labeled,
         unlabeled_path=unlabeled)
+
+
+def unlabelled_tags(config: Any) -> dict[str, np.ndarray] | None:
+    """Tags float32 [k] of every photo of the unlabelled list by id, where config.data.tags names a
+    file of them; else None. A row without a tag stands for a photo of background alone."""
+    data = config.data
+    if not data.tags:
+        return None
+    names = need_background(read_class_names(config.classes), "config.classes with config.data.tags")
+    found = tags.read_tags(data.tags, names, untagged=True)
+    ids = [pathlib.Path(line).stem for line in read_lines(data.unlabeled, labelled=False)]
+    files.need_ids(ids, found, f"config.data.tags={data.tags}",
+                   f"add their rows, or leave the photos out of {data.unlabeled}")
+    return found
 
 
 def epoch_steps(config: Any, *, unlabelled: bool) -> int:
@@ -163,7 +182,8 @@ def _labelled(config):
 def _loader(config, path, ops, *, labelled):
     source = Listed(
         read_lines(path, labelled=labelled), config.data.root,
-        num_classes=len(read_class_names(config.classes)))
+        num_classes=len(read_class_names(config.classes)),
+        tags=None if labelled else unlabelled_tags(config))
     # The two streams of one seed must not draw alike, nor those of neighbouring seeds.
     seed = 2 * config.seed + labelled
     index, count = parallel.process()

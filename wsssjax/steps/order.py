@@ -210,6 +210,8 @@ def build_arm(config, name: str) -> list[recipe.Step]:
     whole = configs.to_dict(config)
     found = {field: depends.settings(whole[field]) for field in ("segmenter", "labelled")}
     found |= depends.encoder(config)
+    if config.segmenter_tags and arm.learns == "semi":
+        found["segmenter_tags"] = True
     if arm.chosen == "listed":
         found["listed"] = files.hash_file(config.listed)
     train = step(config, f"arm_{own}", bind(arms.train_arm, config, arm), inputs, found,
