@@ -4,6 +4,7 @@ import importlib.util
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -65,6 +66,21 @@ def go(small, labels, tmp_path):
         return run.run(small.CONFIG, small.grid_overrides(labels, **changes), cells,
                        str(tmp_path / out), shard=shard, work=work, say=call.said.append)
     return call
+
+
+def test_programs_of_a_cell_go_with_it(go, monkeypatch):
+    """Hundreds of cells must fit into one process."""
+    train, programs = arms.train.train, []
+
+    def compiled(config, out):
+        programs.append(jax.jit(lambda x: x * config.seed))
+        programs[-1](1.0)
+        assert [p._cache_size() for p in programs] == [0] * (len(programs) - 1) + [1]
+        train(config, out)
+
+    monkeypatch.setattr(arms.train, "train", compiled)
+    go(SEEDS)
+    assert [p._cache_size() for p in programs] == [0] * 6
 
 
 def kinds(said):

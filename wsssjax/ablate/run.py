@@ -15,6 +15,8 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
+
 from wsssjax import recipe
 from wsssjax.ablate import grid
 from wsssjax.core import cluster, files, parallel
@@ -65,9 +67,11 @@ def run(spec: str, overrides: dict[str, str], values: Sequence[dict[str, str]], 
     index, count = cluster.shard(shard)
     mine = every[index::count] if work else []
     for number, cell in enumerate(mine, 1):
-        for place in cell.places.values():
-            head = f"[{number}/{len(mine)}]"
-            make(place, context, lambda text, head=head: say(f"{head} {text}"))
+        head = f"[{number}/{len(mine)}]"
+        made = [make(place, context, lambda text, head=head: say(f"{head} {text}"))
+                for place in cell.places.values()]
+        if any(made):
+            jax.clear_caches()  # each training's programs would stay: 60 MB a cell
     return table(every, config)
 
 
