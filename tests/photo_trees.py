@@ -1,14 +1,16 @@
 """Small folders of drawn photos, laid out as VOC's devkit or as one's own photos are."""
 
+import json
 import pathlib
 
 import numpy as np
 from PIL import Image
 
 from wsssjax.data import label_map, shapes
-from wsssjax.data.classes import SHAPES_CLASSES, VOC_CLASSES
+from wsssjax.data.classes import COCO_CLASSES, SHAPES_CLASSES, VOC_CLASSES
 
 AS_VOC = [VOC_CLASSES.index({"plant": "pottedplant"}.get(name, name)) for name in SHAPES_CLASSES]
+AS_COCO = [COCO_CLASSES.index({"plant": "potted plant"}.get(name, name)) for name in SHAPES_CLASSES]
 
 
 def drawn(count, size):
@@ -33,10 +35,10 @@ def voc(root: pathlib.Path, train: int, val: int, size: int = 60) -> list[str]:
     (root / "JPEGImages").mkdir()
     for index, (name, image_hwc, label_hw, found) in enumerate(drawn(train + val, size)):
         Image.fromarray(image_hwc).save(root / "JPEGImages" / f"{name}.jpg", quality=95)
-        table = np.append(np.array(AS_VOC, np.uint8), np.full(256 - len(AS_VOC), 255, np.uint8))
-        label_map.write(root / "SegmentationClassAug" / f"{name}.png", table[label_hw])
+        mask_hw = renamed(label_hw, AS_VOC)
+        label_map.write(root / "SegmentationClassAug" / f"{name}.png", mask_hw)
         if index % 2 or index >= train:
-            label_map.write(root / "SegmentationClass" / f"{name}.png", table[label_hw])
+            label_map.write(root / "SegmentationClass" / f"{name}.png", mask_hw)
         rows.append(f"{name},{';'.join(VOC_CLASSES[AS_VOC[k]] for k in found)}")
         ids.append(name)
     write_lines(root / "tags.csv", rows)
@@ -44,6 +46,35 @@ def voc(root: pathlib.Path, train: int, val: int, size: int = 60) -> list[str]:
     write_lines(lists / "train_aug.txt", ids[:train])
     write_lines(lists / "val.txt", ids[train:])
     return ids
+
+
+def renamed(label_hw: np.ndarray, numbers: list[int]) -> np.ndarray:
+    """The map with class i as numbers[i], and 255 where it was."""
+    return np.append(np.array(numbers, np.uint8), np.full(256 - len(numbers), 255, np.uint8))[
+        label_hw]
+
+
+def coco(root: pathlib.Path, train: int, val: int, size: int = 60) -> dict[str, list[str]]:
+    """Names of the classes in each photo by id; root: filled as COCO 2014, and masks/ made."""
+    known = {}
+    parts = {split: {"images": [], "annotations": [],
+                     "categories": [{"id": k, "name": COCO_CLASSES[k]} for k in AS_COCO[1:]]}
+             for split in ("train", "val")}
+    for index, (_, image_hwc, label_hw, found) in enumerate(drawn(train + val, size), 1):
+        split = "train" if index <= train else "val"
+        name = f"COCO_{split}2014_{index:012d}"
+        (root / f"{split}2014").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image_hwc).save(root / f"{split}2014" / f"{name}.jpg", quality=95)
+        label_map.write(root / "masks" / f"{name}.png", renamed(label_hw, AS_COCO))
+        parts[split]["images"].append({"id": index, "file_name": f"{name}.jpg"})
+        parts[split]["annotations"] += [
+            {"id": 100 * index + int(k), "image_id": index, "category_id": AS_COCO[k],
+             "iscrowd": 0} for k in found]
+        known[name] = [COCO_CLASSES[AS_COCO[k]] for k in found]
+    (root / "annotations").mkdir()
+    for split, part in parts.items():
+        (root / f"annotations/instances_{split}2014.json").write_text(json.dumps(part))
+    return known
 
 
 def own(root: pathlib.Path, train: int, size: int = 60) -> list[str]:
