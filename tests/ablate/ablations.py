@@ -12,7 +12,7 @@ def row(arm="S", seed=0, miou=0.4, *, pair=("A", "B+"), quota="voc/183", labelle
                "label_miou": 0.628, "pixels": 1000, "miou": miou, "iou": None, "absent": [],
                "steps": None if arm == "none" else 500, "wall_s": 1.0}
     axes = {"iou": "", "score": "paper", "keep": "whole", "min_iou": None,
-            "method": "unimatch_v2", "images": 0, "pixels": 0}
+            "method": "unimatch_v2", "tags": None, "images": 0, "pixels": 0}
     for name, value in more.items():
         (entries if name in entries else axes)[name] = value
     return {"cell": {"pair": list(pair), "quota": quota, "arm": arm, "seed": seed, **axes},
