@@ -168,6 +168,8 @@ def test_tags_that_cannot_serve_are_named(kit, photos):
     path.write_text("id,tags\np3,dog\n")
     with pytest.raises(ValueError, match=r"tags\.csv: has nothing for 'p4' \(2 of 3 ids"):
         views.semi_loader(config)
+    with pytest.raises(ValueError, match=r"config\.data\.tags=.*: method .* reads no tags"):
+        views.supervised_loader(config)
     config.classes = "cityscapes"
     with pytest.raises(ValueError, match=r"config\.data\.tags: class 0 .* not 'background'"):
         views.unlabelled_tags(config)

@@ -77,6 +77,9 @@ def supervised_loader(config: Any) -> Joined:
 def check(config: Any, unlabeled: str) -> None:
     """ValueError for lists that a training would stumble over hours later, or learn wrongly."""
     labeled = config.data.labeled
+    if config.data.tags and not unlabeled:
+        raise ValueError(f"config.data.tags={config.data.tags}: method {config.method!r} reads no "
+                         "tags, which are those of unlabelled photos; leave it out")
     lists.check_lists(
         read_lines(labeled, labelled=True),
         read_lines(unlabeled, labelled=False) if unlabeled else [], config.data.root,
@@ -90,7 +93,7 @@ def unlabelled_tags(config: Any) -> dict[str, np.ndarray] | None:
     data = config.data
     if not data.tags:
         return None
-    names = need_background(read_class_names(config.classes), "config.classes with config.data.tags")
+    names = need_background(read_class_names(config.classes), "config.data.tags")
     found = tags.read_tags(data.tags, names, untagged=True)
     ids = [pathlib.Path(line).stem for line in read_lines(data.unlabeled, labelled=False)]
     files.need_ids(ids, found, f"config.data.tags={data.tags}",
