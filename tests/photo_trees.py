@@ -1,7 +1,11 @@
-"""Small folders of drawn photos, laid out as VOC's devkit or as one's own photos are."""
+"""Small folders of drawn photos, laid out as VOC, COCO or one's own photos are, and the command
+that runs a recipe on them."""
 
 import json
+import os
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 from PIL import Image
@@ -9,8 +13,18 @@ from PIL import Image
 from wsssjax.data import label_map, shapes
 from wsssjax.data.classes import COCO_CLASSES, SHAPES_CLASSES, VOC_CLASSES
 
+ROOT = pathlib.Path(__file__).parents[1]
 AS_VOC = [VOC_CLASSES.index({"plant": "pottedplant"}.get(name, name)) for name in SHAPES_CLASSES]
 AS_COCO = [COCO_CLASSES.index({"plant": "potted plant"}.get(name, name)) for name in SHAPES_CLASSES]
+
+
+def train(*arguments: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of `python -m wsssjax.train` on one device, as a user has it."""
+    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    env.pop("XLA_FLAGS", None)
+    done = subprocess.run([sys.executable, "-m", "wsssjax.train", *arguments], cwd=ROOT, env=env,
+                          capture_output=True, text=True, timeout=900)
+    return done.returncode, done.stdout, done.stderr
 
 
 def drawn(count, size):

@@ -1,33 +1,18 @@
 """The paper's recipe on COCO, whole, on a small tree of COCO 2014's shape."""
 
-import importlib.util
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
+import photo_trees
 import pytest
 from PIL import Image
 
 from wsssjax.data.classes import COCO_CLASSES
 
-ROOT = pathlib.Path(__file__).parents[1]
-spec = importlib.util.spec_from_file_location(
-    "photo_trees", pathlib.Path(__file__).with_name("photo_trees.py"))
-photo_trees = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(photo_trees)
-
 
 def run(root, workdir, *flags):
-    env = os.environ | {"JAX_PLATFORMS": "cpu"}
-    env.pop("XLA_FLAGS", None)
-    done = subprocess.run(
-        [sys.executable, "-m", "wsssjax.train", "--config=configs/paper_coco.py:tiny",
-         f"--config.data.root={root}", f"--workdir={workdir}", *flags], cwd=ROOT, env=env,
-        capture_output=True, text=True, timeout=900)
-    return done.returncode, done.stdout, done.stderr
+    return photo_trees.train("--config=configs/paper_coco.py:tiny", f"--config.data.root={root}",
+                             f"--workdir={workdir}", *flags)
 
 
 @pytest.fixture(scope="module")

@@ -1,32 +1,18 @@
 """The recipe on one's own photos, of which nothing but tags is known: no masks, no lists."""
 
-import importlib.util
 import json
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import numpy as np
+import photo_trees
 import pytest
 from PIL import Image
 
-ROOT = pathlib.Path(__file__).parents[1]
-spec = importlib.util.spec_from_file_location(
-    "photo_trees", pathlib.Path(__file__).with_name("photo_trees.py"))
-photo_trees = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(photo_trees)
-
 
 def run(root, workdir, *flags):
-    env = os.environ | {"JAX_PLATFORMS": "cpu"}
-    env.pop("XLA_FLAGS", None)
-    command = [sys.executable, "-m", "wsssjax.train", "--config=configs/paper_folder.py:tiny",
-               f"--workdir={workdir}", f"--config.data.root={root}",
-               f"--config.classes={root / 'classes.txt'}", *flags]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
-    return done.returncode, done.stdout, done.stderr
+    return photo_trees.train("--config=configs/paper_folder.py:tiny", f"--workdir={workdir}",
+                             f"--config.data.root={root}",
+                             f"--config.classes={root / 'classes.txt'}", *flags)
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,13 @@
 """The paper's recipe, whole, on a small tree of VOC's shape: by command, again, from its ends."""
 
 import hashlib
-import importlib.util
 import io
 import json
-import os
 import pathlib
-import subprocess
-import sys
 import tarfile
 
 import numpy as np
+import photo_trees
 import pytest
 from PIL import Image
 
@@ -18,22 +15,10 @@ from wsssjax.core import config as configs
 from wsssjax.steps import order
 
 ROOT = pathlib.Path(__file__).parents[1]
-spec = importlib.util.spec_from_file_location(
-    "photo_trees", pathlib.Path(__file__).with_name("photo_trees.py"))
-photo_trees = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(photo_trees)
 
 STEPS = ("prepare saliency cam_a labels_a cam_b labels_b_seed labels_b_debiased labels_b_mars "
          "labels_b proposals labels_b_plus select control_m arm_s test_s submit_s arm_m test_m "
          "submit_m evaluate report").split()
-
-
-def run(*arguments):
-    env = os.environ | {"JAX_PLATFORMS": "cpu"}
-    env.pop("XLA_FLAGS", None)  # one device, as a user has it
-    done = subprocess.run([sys.executable, "-m", "wsssjax.train", *arguments], cwd=ROOT, env=env,
-                          capture_output=True, text=True, timeout=900)
-    return done.returncode, done.stdout, done.stderr
 
 
 def steps_of(out):
@@ -63,7 +48,7 @@ def whole(tmp_path_factory):
     flags = ["--config=configs/paper_voc.py:tiny", f"--config.data.root={folder / 'voc'}",
              f"--config.submission.ids={folder / 'server.txt'}",
              f"--config.submission.photos={folder / 'voc' / 'JPEGImages'}"]
-    code, out, err = run(*flags, f"--workdir={folder / 'run'}")
+    code, out, err = photo_trees.train(*flags, f"--workdir={folder / 'run'}")
     assert code == 0, err[-3000:]
     return folder / "run", flags, out
 
@@ -121,7 +106,7 @@ def test_the_same_command_again_has_nothing_to_do(whole):
     workdir, flags, _ = whole
     results, weights = digest(workdir / "results.json"), digest(
         workdir / "arm_s/weights.safetensors")
-    code, out, err = run(*flags, f"--workdir={workdir}")
+    code, out, err = photo_trees.train(*flags, f"--workdir={workdir}")
     assert code == 0 and "nothing to do" in out and steps_of(out) == [], err[-3000:]
     assert digest(workdir / "results.json") == results
     assert digest(workdir / "arm_s/weights.safetensors") == weights
@@ -133,7 +118,8 @@ def test_finished_folders_take_the_place_of_steps(whole, tmp_path):
     given = [f"--config.given.{name}={workdir / step}" for name, step in
              (("a", "labels_a"), ("b", "labels_b"), ("proposals", "proposals"))]
     seen = ["--config.given.seen.a=I", "--config.given.seen.b=I+S"]  # folders tell nothing of it
-    code, out, err = run(*flags, *given, *seen, "--config.arms=S", f"--workdir={tmp_path / 'run'}")
+    code, out, err = photo_trees.train(*flags, *given, *seen, "--config.arms=S",
+                                       f"--workdir={tmp_path / 'run'}")
     assert code == 0, err[-3000:]
     assert steps_of(out) == ("prepare labels_a labels_b proposals labels_b_plus select control_m "
                              "arm_s test_s submit_s evaluate report").split()
@@ -173,7 +159,7 @@ def test_a_folder_that_lacks_labels_is_named(whole, tmp_path):
     (tmp_path / "few").mkdir()
     name = ids(workdir / "select")[0]
     (tmp_path / f"few/{name}.png").write_bytes((workdir / f"labels_a/{name}.png").read_bytes())
-    code, _, err = run(*flags, f"--config.given.a={tmp_path / 'few'}",
+    code, _, err = photo_trees.train(*flags, f"--config.given.a={tmp_path / 'few'}",
                        f"--workdir={tmp_path / 'run'}")
     assert code == 1 and len(err.strip().splitlines()) == 1
     assert f"{tmp_path / 'few'}: " in err

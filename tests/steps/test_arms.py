@@ -1,11 +1,11 @@
 """Arms differ in what they say and in nothing else; steps know the files that they depend on."""
 
-import importlib.util
 import json
 import pathlib
 import shutil
 
 import numpy as np
+import photo_trees
 import pytest
 
 from wsssjax import recipe, train
@@ -16,9 +16,6 @@ from wsssjax.data.classes import VOC_CLASSES
 from wsssjax.steps import arms, order, scores, sets
 
 ROOT = pathlib.Path(__file__).parents[2]
-spec = importlib.util.spec_from_file_location("photo_trees", ROOT / "tests/photo_trees.py")
-photo_trees = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(photo_trees)
 QUOTA = dict.fromkeys(VOC_CLASSES[1:], 1)
 
 
@@ -86,14 +83,16 @@ def test_all_arms_take_the_steps_of_s(tree, made, trained, tmp_path, passes):
 
 
 def test_tags_are_told_to_all_arms_that_learn_from_other_images(tree, made, trained, tmp_path):
-    config = load(tree, segmenter_tags="true")
-    tagged = {}
-    for name in ("S", "M", "T", "ALL", "S-sup"):
-        (tmp_path / name).mkdir()
-        arms.train_arm(config, arms.ARMS[name], tmp_path / name, made)
-        tagged[name] = trained[-1].data.tags
     known = arms.where(made["prepare"])["tags"]
-    assert tagged == {"S": known, "M": known, "T": known, "ALL": "", "S-sup": ""}
+    for number, (told, want) in enumerate((({"segmenter_tags": "true"}, known),
+                                           ({"segmenter__data__tags": "my.csv"}, "my.csv"))):
+        tagged = {}
+        for name in ("S", "M", "T", "ALL", "S-sup"):
+            out = tmp_path / f"{name}{number}"
+            out.mkdir()
+            arms.train_arm(load(tree, **told), arms.ARMS[name], out, made)
+            tagged[name] = trained[-1].data.tags
+        assert tagged == {"S": want, "M": want, "T": want, "ALL": "", "S-sup": ""}
     arms_of = {"arms": "S,M,T,ALL,S-sup"}
     assert changed(hashes(load(tree, **arms_of)),
                    hashes(load(tree, segmenter_tags="true", **arms_of))) == {

@@ -80,7 +80,8 @@ def settings(config, arm: Arm, inputs: dict):
         own.classes = where(inputs["prepare"])["classes"]
         if arm.learns == "supervised":
             own.method = SUPERVISED.get(own.method, "supervised")
-        if config.segmenter_tags and arm.learns == "semi":
+            own.data.tags = ""  # those of unlabelled photos
+        elif config.segmenter_tags:
             own.data.tags = where(inputs["prepare"])["tags"]
         if config.segmenter_encoder == "cam_b":
             made = inputs.get("cam_b")
